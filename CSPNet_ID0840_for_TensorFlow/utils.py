@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CIFAR-10 batches, learning rate and metrics, in numpy."""
+import concurrent.futures
+import math
+
+import numpy as np
+
+PAD_PX = 4  # random crops of the image padded by this much on each side (He et al. 2015, section 4.2)
+
+
+def epoch_order(images, epoch, seed):
+    """The order in which an epoch visits the training images: int64 [images], a function of (seed, epoch)."""
+    return np.random.RandomState([seed, 0, epoch]).permutation(images)
+
+
+def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1):
+    """One rank's batch of a step, a function of (seed, step): the same after a resume as without.
+
+    Every rank gets other images, all ranks take the same number of steps, an epoch's remainder is dropped.
+
+    Args:
+      images, labels: uint8 [N, 32, 32, 3], int32 [N].
+      step: int from 0.
+      batch_size: images of this rank.
+      augment: crop and flip at random.
+    Returns:
+      uint8 [batch_size, 32, 32, 3], int32 [batch_size].
+    """
+    steps_per_epoch = len(images) // (batch_size * ranks)
+    epoch, place = divmod(step, steps_per_epoch)
+    first = (place * ranks + rank) * batch_size
+    chosen = epoch_order(len(images), epoch, seed)[first:first + batch_size]
+    batch = images[chosen]
+    if augment:
+        batch = crop_and_flip(batch, np.random.RandomState([seed, 1, step, rank]))
+    return batch, labels[chosen]
+
+
+def crop_and_flip(images, random):
+    """Zero-pads by PAD_PX, crops back at a random place, mirrors every second image on average.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      random: numpy RandomState.
+    Returns:
+      uint8 [B, H, W, C].
+    """
+    count, height_px, width_px, _ = images.shape
+    padded = np.pad(images, [(0, 0), (PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)], mode="constant")
+    top, left = random.randint(0, 2 * PAD_PX + 1, (2, count, 1))
+    rows = top + np.arange(height_px)  # [B, H]
+    columns = left + np.arange(width_px)  # [B, W]
+    mirrored = random.randint(0, 2, count).astype(bool)
+    columns[mirrored] = columns[mirrored, ::-1]
+    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def prefetch(make, first, last):
+    """Yields make(first) ... make(last - 1); the next one is made in a thread while the caller uses this one."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        following = executor.submit(make, first) if first < last else None
+        for index in range(first, last):
+            current = following
+            following = executor.submit(make, index + 1) if index + 1 < last else None
+            yield current.result()
+
+
+def learning_rate(step, total_steps, peak, schedule, warmup_steps):
+    """The rate of a step.
+
+    Args:
+      step: int from 0.
+      peak: the rate after warm-up.
+      schedule: "constant", or "cosine" (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
+      warmup_steps: the rate rises linearly over these; at most half the run.
+    """
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if schedule == "constant":
+        return peak
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+def predict(session, scores, placeholder, images):
+    """Scores of all images at one static batch size: the last batch is padded, the padding's scores are dropped.
+
+    Args:
+      session: tf.Session.
+      scores: float32 [B, classes] tensor computed from `placeholder`.
+      placeholder: uint8 [B, H, W, 3] placeholder, B static.
+      images: uint8 [N, H, W, 3].
+    Returns:
+      float32 [N, classes].
+    """
+    batch_size = int(placeholder.shape[0])
+    parts = []
+    for first in range(0, len(images), batch_size):
+        batch = images[first:first + batch_size]
+        padding = batch_size - len(batch)
+        padded = np.concatenate([batch, np.zeros((padding,) + batch.shape[1:], batch.dtype)]) if padding else batch
+        parts.append(session.run(scores, {placeholder: padded})[:len(batch)])
+    return np.concatenate(parts)
+
+
+def metrics(scores, labels):
+    """Cross-entropy and accuracy as means over examples.
+
+    Args:
+      scores: float32 [N, classes], before the softmax.
+      labels: int [N].
+    Returns:
+      dict of float: loss, top1, top5.
+    """
+    wide = scores.astype(np.float64)
+    shifted = wide - wide.max(1, keepdims=True)
+    of_label = shifted[np.arange(len(labels)), labels]
+    better = (shifted > of_label[:, None]).sum(1)  # classes that score above the right one
+    loss = np.log(np.exp(shifted).sum(1)) - of_label
+    return {"loss": float(loss.mean()), "top1": float((better < 1).mean()), "top5": float((better < 5).mean())}
+
+
+def confusion_matrix(scores, labels, classes):
+    """int64 [classes, classes]: how many images of class (row) were taken for class (column)."""
+    flat = labels.astype(np.int64) * classes + scores.argmax(1)
+    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)

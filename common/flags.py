@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command-line flags: one dialect for all folders, checked before TensorFlow is imported.
+
+Hyphens and underscores are the same, abbreviations are refused, an unknown flag is answered with the nearest
+name, and a boolean is written --x, --no_x, --x=True or --x=False.
+"""
+import argparse
+import difflib
+import math
+import os
+
+# Published spellings of a flag -> ours. A folder that defines the published spelling itself keeps it.
+ALIASES = {
+    "--train_epochs": "--epochs",
+    "--max_epochs": "--epochs",
+    "--max_train_steps": "--train_steps",
+    "--data_dir": "--data_path",
+    "--data_dump": "--data_dump_flag",
+    "--dump_path": "--data_dump_path",
+}
+
+# precision_mode as CANN documents it for session mode; what it means elsewhere: runtime.compute_dtype.
+PRECISION_MODES = (
+    "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_fp16",
+    "allow_fp32_to_bf16", "force_fp16", "force_fp32", "must_keep_origin_dtype", "cube_fp16in_fp32out",
+)
+
+# These may differ between a run and its continuation: they change what is shown, kept or recorded, not the weights.
+FREE_TO_CHANGE = frozenset([
+    "data_path", "output_path", "SUMMARY", "log_every", "eval_every", "save_every", "resume", "over_dump",
+    "data_dump_flag", "data_dump_step", "data_dump_path", "profiling", "profiling_dump_path",
+])
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser with the house's dialect; every error is one line on stderr and exit code 2."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**kwargs)
+
+    def error(self, message):
+        self.exit(2, "%s: %s; see --help\n" % (self.prog, message))
+
+    def add_bool(self, group, name, default, help):
+        """Adds --name, --no_name and --name=True|False to a group of this parser."""
+        dest = name[2:]
+        group.add_argument(name, nargs="?", const=True, default=default, type=boolean, metavar="True|False", help=help)
+        group.add_argument("--no_" + dest, dest=dest, action="store_false", default=argparse.SUPPRESS,
+                           help=argparse.SUPPRESS)
+
+    def parse_args(self, args=None, namespace=None):
+        import sys
+        known = self._option_string_actions
+        words = [self._house_spelling(word, known) for word in (sys.argv[1:] if args is None else args)]
+        parsed, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(name, [o for o in known if o.startswith("--")], 1, 0.5)
+            self.error("unknown flag '%s'%s" % (name, "; did you mean '%s'" % near[0] if near else ""))
+        return parsed
+
+    @staticmethod
+    def _house_spelling(word, known):
+        if not word.startswith("--") or word == "--":
+            return word
+        name, equals, value = word.partition("=")
+        if name not in known:
+            name = "--" + name[2:].replace("-", "_")
+        if name not in known:
+            name = ALIASES.get(name, name)
+        return name + equals + value
+
+
+def boolean(text):
+    """'True' or 'False' in any case, also 1/0, yes/no, on/off -> bool."""
+    value = str(text).lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError("found '%s', expected True or False" % text)
+
+
+def integer(at_least):
+    """A flag type: an int that is at least `at_least`."""
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < at_least:
+            raise argparse.ArgumentTypeError("found '%s', expected an integer of at least %d" % (text, at_least))
+        return value
+    return parse
+
+
+def number(at_least=None, above=None, below=None):
+    """A flag type: a finite float within the bounds that are given."""
+    bounds = [(at_least, "at least", lambda v: v >= at_least), (above, "above", lambda v: v > above),
+              (below, "below", lambda v: v < below)]
+    said = " and ".join("%s %g" % (word, bound) for bound, word, _ in bounds if bound is not None)
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not all(holds(value) for bound, _, holds in bounds if bound is not None):
+            raise argparse.ArgumentTypeError("found '%s', expected a number %s" % (text, said))
+        return value
+    return parse
+
+
+def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
+    """Adds the flags that every folder has, and the group "NPU diagnostics".
+
+    Args:
+      parser: a Parser.
+      epochs, batch_size, precision_mode: the folder's documented defaults; batch_size is per card.
+      spelling: {our name: documented spelling} where the folder's document has its own, e.g.
+        {"log_every": "--DISPLAY_STEP"}. Both spellings work.
+    """
+    def names(ours):
+        documented = (spelling or {}).get(ours)
+        return ([documented] if documented else []) + ["--" + ours]
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--data_path", help="the data; the folder's README says in which layouts")
+    run.add_argument("--output_path", help="run folder; default test/output/$ASCEND_DEVICE_ID of the model folder")
+    run.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
+    run.add_argument("--train_steps", type=integer(1), help="length of the run in steps, instead of --epochs")
+    run.add_argument("--batch_size", type=integer(1), default=batch_size, help="images per step and card")
+    run.add_argument(*names("log_every"), dest="log_every", type=integer(1), default=100, metavar="STEPS",
+                     help="steps between two [train] lines")
+    run.add_argument(*names("eval_every"), dest="eval_every", type=integer(0), default=1, metavar="EPOCHS",
+                     help="epochs between two evaluations; 0 for one at the end only")
+    run.add_argument("--save_every", type=integer(1), default=500, metavar="STEPS",
+                     help="steps between two checkpoints")
+    run.add_argument("--resume", nargs="?", const="True", default="auto", metavar="auto|True|False|PATH",
+                     help="auto: continue what output_path holds when it is unfinished; True: there must be something "
+                          "to continue; False: start anew (what is there is moved aside); PATH: start from that "
+                          "run's checkpoint")
+    run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
+    run.add_argument("--device", choices=("auto", "npu", "gpu", "cpu"), default="auto", help="what to train on")
+    run.add_argument("--precision_mode", choices=PRECISION_MODES, default=precision_mode,
+                     help="Ascend's precision mode; the mixed modes mean bfloat16 on a CPU that has it")
+    parser.add_bool(run, "--synthetic", False, help="train on random images; needs no data")
+
+    npu = parser.add_argument_group("NPU diagnostics", "without effect on GPU and CPU, where a [warn] line says so")
+    parser.add_bool(npu, "--over_dump", False, help="detect overflow and dump it")
+    parser.add_bool(npu, "--data_dump_flag", False, help="dump operator outputs")
+    npu.add_argument("--data_dump_step", default="10", help="steps to dump, e.g. 0|5|10-20")
+    npu.add_argument("--data_dump_path", help="existing folder for dumps")
+    parser.add_bool(npu, "--profiling", False, help="record a profile")
+    npu.add_argument("--profiling_dump_path", help="existing folder for profiles")
+    parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file")
+    npu.add_argument("--mixlist_file", help="JSON lists of operators for mixed precision")
+    parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")
+    npu.add_argument("--fusion_off_file", help="fusion switches")
+    parser.add_bool(npu, "--autotune", False, help="documented; CANN no longer reads it, use AOE_MODE")
+
+
+def default_output_path(model_folder):
+    """test/output/<ASCEND_DEVICE_ID, or 0> of a model folder."""
+    return os.path.join(model_folder, "test", "output", os.environ.get("ASCEND_DEVICE_ID") or "0")
+
+
+def first_difference(old, new):
+    """The first flag, by name, whose value makes a continuation another training run, or None.
+
+    Args:
+      old, new: {flag: value}, as saved in flags.json and as given now.
+    Returns:
+      (name, old value, new value) or None.
+    """
+    for name in sorted(set(old) | set(new)):
+        if name not in FREE_TO_CHANGE and old.get(name) != new.get(name):
+            return name, old.get(name), new.get(name)
+    return None

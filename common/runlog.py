@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says while it runs: event lines, metrics.jsonl, throughput, progress.
+
+An event line is `10:15:41 [train] step=500 loss=1.2345`. The same fields, unrounded, go to metrics.jsonl, one JSON
+object a line. A value with blanks is written as a JSON string: `[warn] message="no AVX512_BF16"`.
+"""
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn", "fail", "done"
+EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
+
+METRICS_FILE = "metrics.jsonl"
+PROGRESS_FD = "RUN_PROGRESS_FD"  # environment: a terminal's file descriptor that the launcher hands down
+
+# Digits that a reader wants to see; other floats get six significant ones.
+_DECIMALS = {"loss": 4, "top1": 4, "top5": 4, "epoch": 3, "images_per_sec": 1, "images_per_sec_per_card": 1,
+             "ms_per_step": 1, "eta_sec": 0, "wall_sec": 1, "data_wait": 3}
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite; the text names step, value, last checkpoint and what to do."""
+
+
+def format_event(event, fields):
+    """(event, {key: value}) -> '[event] key=value ...'."""
+    return "[%s] %s" % (event, " ".join("%s=%s" % (key, _format_value(key, value)) for key, value in fields.items()))
+
+
+def _format_value(key, value):
+    if isinstance(value, float):
+        return "%.*f" % (_DECIMALS[key], value) if key in _DECIMALS else "%.6g" % value
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
+
+
+class RunLog:
+    """Writes the event lines of one rank.
+
+    Args:
+      output_path: run folder, or None to print only.
+      rank: this process; ranks above 0 say only [fail].
+      tensorboard: an object with scalar(name, value, step), or None.
+    """
+
+    def __init__(self, output_path=None, rank=0, tensorboard=None):
+        self.rank, self.tensorboard = rank, tensorboard
+        self._file = None
+        if output_path and rank == 0:
+            self._file = open(os.path.join(output_path, METRICS_FILE), "a", encoding="utf-8")
+
+    def event(self, event, **fields):
+        """Prints one event and appends it to metrics.jsonl; numbers also go to TensorBoard as <event>/<key>."""
+        if self.rank != 0 and event != FAIL:
+            return
+        terminal_width_cleared = "\r\033[K" if sys.stdout.isatty() else ""
+        print(terminal_width_cleared + time.strftime("%H:%M:%S ") + format_event(event, fields), flush=True)
+        if self._file:
+            self._file.write(json.dumps(dict(time=round(time.time(), 3), event=event, **fields)) + "\n")
+            self._file.flush()
+        if self.tensorboard and event in (TRAIN, EVAL) and "step" in fields:
+            for key, value in fields.items():
+                if key != "step" and isinstance(value, float):
+                    self.tensorboard.scalar("%s/%s" % (event, key), value, fields["step"])
+
+    def warn(self, message):
+        self.event(WARN, message=message)
+
+    def check_finite(self, loss, step, checkpoint):
+        """Raises NonFiniteLoss when the loss is NaN or infinite. `checkpoint` names the newest one, or is None."""
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                "loss at step %d: found %s, expected a finite number; the last whole checkpoint is %s; lower the "
+                "learning rate, or set --precision_mode=force_fp32" % (step, loss, checkpoint or "none yet"))
+
+    def close(self):
+        if self._file:
+            self._file.close()
+
+
+class Throughput:
+    """Images per second of training alone: warm-up steps, evaluation and saving do not count.
+
+    Call step() after every training step and wrap everything else in paused().
+    """
+
+    def __init__(self, images_per_step, warmup_steps=5):
+        self._images_per_step, self._warmup_left = images_per_step, warmup_steps
+        self._total_steps = self._recent_steps = 0
+        self._total_sec = self._recent_sec = self._recent_wait_sec = 0.0
+        self._mark = time.perf_counter()
+
+    def step(self, data_wait_sec=0.0):
+        """Counts one step that ended now; data_wait_sec of it were spent waiting for its batch."""
+        now = time.perf_counter()
+        elapsed_sec, self._mark = now - self._mark, now
+        if self._warmup_left > 0:
+            self._warmup_left -= 1
+            return
+        self._total_steps += 1
+        self._total_sec += elapsed_sec
+        self._recent_steps += 1
+        self._recent_sec += elapsed_sec
+        self._recent_wait_sec += data_wait_sec
+
+    @contextlib.contextmanager
+    def paused(self):
+        """The time spent inside is not training time."""
+        before = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - before
+
+    def recent(self):
+        """(images per second, share of the time spent waiting for data) since the last call; (0.0, 0.0) if no step."""
+        rate = self._recent_steps * self._images_per_step / self._recent_sec if self._recent_sec else 0.0
+        wait = self._recent_wait_sec / self._recent_sec if self._recent_sec else 0.0
+        self._recent_steps, self._recent_sec, self._recent_wait_sec = 0, 0.0, 0.0
+        return rate, wait
+
+    def total(self):
+        """Images of all ranks / training seconds since warm-up; 0.0 when the run was not longer than the warm-up."""
+        return self._total_steps * self._images_per_step / self._total_sec if self._total_sec else 0.0
+
+    def eta_sec(self, steps_left):
+        """Seconds of training left at the average speed so far."""
+        return steps_left * self._total_sec / self._total_steps if self._total_steps else 0.0
+
+
+def progress_bar(total, done):
+    """A tqdm bar over steps that shows on a terminal only: the launcher's when it handed one down, else stderr."""
+    from tqdm import tqdm
+    handed_down = os.environ.get(PROGRESS_FD)
+    terminal = os.fdopen(int(handed_down), "w") if handed_down else sys.stderr
+    return tqdm(total=total, initial=done, unit="step", file=terminal, disable=None, leave=False, dynamic_ncols=True,
+                mininterval=0.5)
+
+
+def source_commit():
+    """Short git commit of this source tree, with '+' when it has changes; 'unknown' outside a checkout."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        commit = subprocess.check_output(["git", "-C", root, "rev-parse", "--short", "HEAD"],
+                                         stderr=subprocess.DEVNULL).decode().strip()
+        changed = subprocess.check_output(["git", "-C", root, "status", "--porcelain", "--untracked-files=no"],
+                                          stderr=subprocess.DEVNULL)
+        return commit + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

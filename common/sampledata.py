@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws small, learnable data sets in the layouts of the real ones, to try training without a download.
+
+    python -m common.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
+
+The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
+"""
+import argparse
+import json
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from common.datacheck import (
+    CIFAR10_FOLDER,
+    CIFAR10_META_FILE,
+    CIFAR10_TEST_FILE,
+    CIFAR10_TRAIN_FILES,
+    DataError,
+)
+
+# Each looks the same in a mirror, because training flips its images.
+SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')
+MARKER_FILE = 'sample.json'
+
+# Raised when the drawing changes, so that an older folder is drawn anew.
+_DRAWING_VERSION = 1
+_CHUNK = 1000
+_MADE_BY = 'common.sampledata'
+
+
+def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Returns float32 [n, 32, 32], below 0 inside; u points right and v down, in radii of the shape."""
+    radius, box = np.hypot(u, v), np.maximum(np.abs(u), np.abs(v))
+    if shape == 'disc':
+        return radius - 0.95
+    if shape == 'ring':
+        return np.abs(radius - 0.75) - 0.22
+    if shape == 'square':
+        return box - 0.85
+    if shape == 'frame':
+        return np.abs(box - 0.7) - 0.2
+    if shape == 'triangle':
+        return np.maximum(v - 0.7, 0.894 * np.abs(u) - 0.447 * (v + 1.0))
+    if shape == 'plus':
+        return np.maximum(np.minimum(np.abs(u), np.abs(v)) - 0.28, box - 0.95)
+    if shape == 'cross':
+        along, across = (u + v) * 0.7071, (u - v) * 0.7071
+        return np.maximum(np.minimum(np.abs(along), np.abs(across)) - 0.28, box - 0.85)
+    # The textures fill a square with two and a half periods.
+    waves = {'rows': np.sin(7.8 * v), 'columns': np.sin(7.8 * u), 'checks': np.sin(6.0 * u) * np.sin(6.0 * v)}
+    return np.maximum(-waves[shape] / 7.8, box - 0.95)
+
+
+def _rgb_of_hue(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """HSV in 0..1, each [n], to RGB float32 [n, 3] in 0..255."""
+    sector = (hue[:, None] * 6 + np.array([0, 4, 2])) % 6
+    full = np.clip(np.abs(sector - 3) - 1, 0, 1)  # [n, 3]
+    return (255 * value[:, None] * (1 - saturation[:, None] * (1 - full))).astype(np.float32)
+
+
+def _draw_chunk(labels: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """Draws one image per label, int [n]; returns uint8 [n, 32, 32, 3]."""
+    n = len(labels)
+    y, x = np.mgrid[0:32, 0:32].astype(np.float32)  # [32, 32] each
+
+    def column(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+
+    # Background: a slope between two dull colours, plus a coarse pattern of 5 x 5 cells.
+    angle, offset = column(0, 2 * np.pi), column(-0.3, 0.3)
+    slope = np.clip(0.5 + offset + (np.cos(angle) * (x - 15.5) + np.sin(angle) * (y - 15.5)) / 40, 0, 1)
+    ends = [_rgb_of_hue(rng.rand(n), rng.uniform(0, 0.5, n), rng.uniform(0.15, 0.85, n)) for _ in range(2)]
+    slope = slope[..., None]
+    images = slope * ends[0][:, None, None] + (1 - slope) * ends[1][:, None, None]  # [n, 32, 32, 3]
+    cells = rng.normal(0, 8, (n, 7, 7, 3)).astype(np.float32)
+    images += np.repeat(np.repeat(cells, 5, axis=1), 5, axis=2)[:, :32, :32]
+
+    # A small blob of any colour keeps "there is something coloured" from being a clue.
+    blob_x, blob_y, blob_radius_px = column(5, 27), column(5, 27), column(2, 4)
+    cover = np.clip(blob_radius_px - np.hypot(x - blob_x, y - blob_y), 0, 1)[..., None]
+    colour = _rgb_of_hue(rng.rand(n), rng.uniform(0.3, 0.9, n), rng.uniform(0.3, 1.0, n))
+    images += cover * (colour[:, None, None] - images)
+
+    # The object: position, size and a small turn vary; its hue leans to the class, but neighbours share it.
+    radius_px = column(9, 14)
+    centre_x = 15.5 + column(-1, 1) * (16 - radius_px)
+    centre_y = 15.5 + column(-1, 1) * (16 - radius_px)
+    turn = column(-0.22, 0.22)
+    dx, dy = (x - centre_x) / radius_px, (y - centre_y) / radius_px
+    u, v = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
+    distance = np.empty((n, 32, 32), np.float32)
+    for label, shape in enumerate(SHAPES):
+        mine = labels == label
+        distance[mine] = _signed_distance(shape, u[mine], v[mine])
+    cover = np.clip(0.5 - distance * radius_px, 0, 1)[..., None]  # about one pixel of soft edge
+    hue = (labels * 0.3 + rng.normal(0, 0.05, n)) % 1.0
+    colour = _rgb_of_hue(hue, rng.uniform(0.55, 1.0, n), rng.uniform(0.5, 1.0, n))
+    images += column(0.75, 1.0)[..., None] * cover * (colour[:, None, None] - images)
+
+    images *= column(0.75, 1.15)[..., None]
+    images += rng.normal(0, 9, images.shape).astype(np.float32)
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def _draw_batch(count: int, rng: np.random.RandomState) -> Dict[bytes, Any]:
+    labels = rng.permutation(np.arange(count) % len(SHAPES))
+    data = np.empty((count, 3 * 32 * 32), np.uint8)
+    for first in range(0, count, _CHUNK):
+        images = _draw_chunk(labels[first:first + _CHUNK], rng)
+        data[first:first + _CHUNK] = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    names = [('%s_s_%06d.png' % (SHAPES[label], row)).encode('ascii') for row, label in enumerate(labels)]
+    return {b'data': data, b'labels': labels.tolist(), b'filenames': names}
+
+
+def _write_pickle(content: Dict[bytes, Any], path: str) -> None:
+    with open(path, 'wb') as stream:
+        pickle.dump(content, stream, protocol=2)
+
+
+def _write_cifar10(output: str, train: int, test: int, seed: int) -> None:
+    folder = os.path.join(output, CIFAR10_FOLDER)
+    os.mkdir(folder)
+    counts = [train // 5 + (index < train % 5) for index in range(5)] + [test]
+    for index, (name, count) in enumerate(zip(CIFAR10_TRAIN_FILES + (CIFAR10_TEST_FILE,), counts)):
+        batch = _draw_batch(count, np.random.RandomState([seed, index]))
+        batch[b'batch_label'] = (b'testing batch 1 of 1' if name == CIFAR10_TEST_FILE
+                                 else b'training batch %d of 5' % (index + 1))
+        _write_pickle(batch, os.path.join(folder, name))
+    meta = {b'num_cases_per_batch': counts[0], b'num_vis': 3 * 32 * 32,
+            b'label_names': [shape.encode('ascii') for shape in SHAPES]}
+    _write_pickle(meta, os.path.join(folder, CIFAR10_META_FILE))
+
+
+def _file_sizes(output: str) -> Dict[str, int]:
+    sizes = {}
+    for folder, _, names in os.walk(output):
+        for name in names:
+            path = os.path.join(folder, name)
+            sizes[os.path.relpath(path, output)] = os.path.getsize(path)
+    sizes.pop(MARKER_FILE, None)
+    return sizes
+
+
+def _read_marker(output: str) -> Optional[Dict[str, Any]]:
+    try:
+        with open(os.path.join(output, MARKER_FILE), encoding='utf-8') as stream:
+            marker = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get('made_by') == _MADE_BY else None
+
+
+def _is_drawn(output: str, settings: Dict[str, Any]) -> bool:
+    """Whether the folder holds this drawing, whole; DataError when it holds anything that was not drawn."""
+    if not os.path.lexists(output):
+        return False
+    if os.path.isdir(output) and not os.listdir(output):
+        return False
+    marker = _read_marker(output)
+    # Files that the marker does not list were put there by somebody else and must not be replaced.
+    if marker is None or not set(_file_sizes(output)) <= set(marker.get('files', {})):
+        raise DataError(output, 'a new folder, or one that this command made',
+                        'a file or folder of other origin', 'give another --output or move it away')
+    return marker.get('settings') == settings and _file_sizes(output) == marker.get('files')
+
+
+def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0) -> bool:
+    """Draws ten classes of shapes and textures as OUTPUT/cifar-10-batches-py, in CIFAR-10's own file layout.
+
+    The folder appears whole or not at all. One that this function made is reused when the settings agree and
+    drawn anew when they do not; any other existing folder is left alone.
+
+    Args:
+        output: str, the folder to make; its marker file is sample.json.
+        train: int >= 5, images in data_batch_1 to data_batch_5 together, classes balanced within each.
+        test: int >= 1, images in test_batch.
+        seed: int >= 0; the same seed gives the same images.
+
+    Returns:
+        bool, True when images were drawn, False when the folder was there already.
+
+    Raises:
+        DataError: the folder holds something else, or it cannot be written.
+    """
+    for name, value, lowest in (('train', train, 5), ('test', test, 1), ('seed', seed, 0)):
+        if value < lowest:
+            raise DataError('--' + name, 'a number of at least %d' % lowest, str(value), 'give a larger one')
+    output = os.path.abspath(os.path.expanduser(output))
+    settings = {'layout': 'cifar10', 'version': _DRAWING_VERSION, 'train': train, 'test': test, 'seed': seed}
+    if _is_drawn(output, settings):
+        return False
+    parent = os.path.dirname(output)
+    work = None
+    try:
+        os.makedirs(parent, exist_ok=True)
+        work = tempfile.mkdtemp(prefix='.%s-' % os.path.basename(output), dir=parent)
+        fresh, old = os.path.join(work, 'new'), os.path.join(work, 'old')
+        os.mkdir(fresh)
+        _write_cifar10(fresh, train, test, seed)
+        marker = {'made_by': _MADE_BY, 'settings': settings, 'files': _file_sizes(fresh)}
+        with open(os.path.join(fresh, MARKER_FILE), 'w', encoding='utf-8') as stream:
+            json.dump(marker, stream, indent=1)
+        if os.path.isdir(output) and os.listdir(output):
+            os.rename(output, old)
+        os.rename(fresh, output)
+    except OSError as error:
+        # Two commands may draw the same folder at once; whoever comes second finds it whole.
+        if _is_drawn(output, settings):
+            return False
+        raise DataError(output, 'a folder that can be written', error.strerror or str(error),
+                        'free some space or give another --output') from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+    return True
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: list of str, the arguments; None takes the process's own.
+
+    Returns:
+        int, the exit code: 0, or 1 when the folder cannot be made (the reason goes to stderr).
+    """
+    parser = argparse.ArgumentParser(prog='python -m common.sampledata', allow_abbrev=False,
+                                     description='Draws small, learnable sample data.')
+    layouts = parser.add_subparsers(dest='layout', metavar='LAYOUT')
+    layouts.required = True
+    cifar10 = layouts.add_parser('cifar10', allow_abbrev=False, help='ten classes of 32x32 images',
+                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    cifar10.add_argument('--output', required=True, metavar='DIR',
+                         help='folder to make; it gets cifar-10-batches-py')
+    cifar10.add_argument('--train', type=int, default=2000, metavar='N', help='training images')
+    cifar10.add_argument('--test', type=int, default=500, metavar='N', help='test images')
+    cifar10.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
+    args = parser.parse_args(argv)
+    try:
+        if draw_cifar10(args.output, args.train, args.test, args.seed):
+            print('Drew %d training and %d test images in %s' % (args.train, args.test, args.output))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

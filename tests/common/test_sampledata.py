@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawn data has CIFAR-10's layout, follows its seed, can be learnt, and never replaces what others made."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common import datacheck, sampledata
+from common.datacheck import DataError
+
+pytestmark = pytest.mark.smoke
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(sampledata.__file__)))
+
+
+def files_of(folder):
+    found = {}
+    for where, _, names in os.walk(str(folder)):
+        for name in names:
+            with open(os.path.join(where, name), 'rb') as stream:
+                found[name] = stream.read()
+    return found
+
+
+def test_layout_counts_and_balance(tmp_path):
+    sampledata.draw_cifar10(str(tmp_path / 's'), train=203, test=50)
+    data = datacheck.load_cifar10(str(tmp_path / 's'))
+    assert data.train_images.shape == (203, 32, 32, 3) and data.test_images.shape == (50, 32, 32, 3)
+    assert data.class_names == sampledata.SHAPES
+    assert np.bincount(data.test_labels).tolist() == [5] * 10
+    assert sorted(os.listdir(str(tmp_path / 's'))) == ['cifar-10-batches-py', 'sample.json']
+    assert len(os.listdir(str(tmp_path / 's' / 'cifar-10-batches-py'))) == 7
+
+
+def test_seed_decides(tmp_path):
+    for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+        sampledata.draw_cifar10(str(tmp_path / name), train=50, test=10, seed=seed)
+    assert files_of(tmp_path / 'a') == files_of(tmp_path / 'b')
+    assert files_of(tmp_path / 'a')['data_batch_1'] != files_of(tmp_path / 'c')['data_batch_1']
+
+
+def test_no_image_twice(sample_cifar10):
+    data = datacheck.load_cifar10(sample_cifar10)
+    rows = {image.tobytes() for images in (data.train_images, data.test_images) for image in images}
+    assert len(rows) == 600
+
+
+def test_every_shape_shows_on_its_background():
+    v, u = np.mgrid[-1.2:1.2:32j, -1.2:1.2:32j]
+    covers = np.stack([sampledata._signed_distance(shape, u, v) < 0 for shape in sampledata.SHAPES])
+    share = covers.mean((1, 2))
+    assert share.min() > 0.1 and share.max() < 0.6
+    # Training flips images: a shape may become no other one in a mirror.
+    np.testing.assert_allclose(covers[:, :, ::-1].mean((1, 2)), share)
+    for index, cover in enumerate(covers):
+        if sampledata.SHAPES[index] not in ('columns', 'checks'):
+            assert (cover != cover[:, ::-1]).mean() < 0.02
+        difference = (covers != cover).mean((1, 2))
+        assert np.delete(difference, index).min() > 0.05
+
+
+def test_learnable_but_not_by_colour_alone(tmp_path):
+    sampledata.draw_cifar10(str(tmp_path / 's'), train=2000, test=500)
+    data = datacheck.load_cifar10(str(tmp_path / 's'))
+
+    def accuracy(train, test):
+        """Ridge regression on one-hot labels."""
+        train, test = (np.concatenate([x, np.ones((len(x), 1))], 1) for x in (train, test))
+        weights = np.linalg.solve(train.T.dot(train) + 1e-2 * np.eye(train.shape[1]),
+                                  train.T.dot(np.eye(10)[data.train_labels]))
+        return (test.dot(weights).argmax(1) == data.test_labels).mean()
+
+    def colour(images):
+        images = images.reshape(len(images), -1, 3) / 255.0
+        return np.concatenate([images.mean(1), images.std(1), images.max(1), images.min(1)], 1)
+
+    by_colour = accuracy(colour(data.train_images), colour(data.test_images))
+    assert 0.3 < by_colour < 0.6
+
+
+def test_same_settings_are_reused_and_others_drawn_anew(tmp_path):
+    output = str(tmp_path / 's')
+    assert sampledata.draw_cifar10(output, train=50, test=10) is True
+    before = os.stat(os.path.join(output, 'sample.json')).st_mtime_ns
+    assert sampledata.draw_cifar10(output, train=50, test=10) is False
+    assert os.stat(os.path.join(output, 'sample.json')).st_mtime_ns == before
+    assert sampledata.draw_cifar10(output, train=60, test=10) is True
+    assert len(datacheck.load_cifar10(output).train_labels) == 60
+    assert os.listdir(str(tmp_path)) == ['s']
+
+
+def test_damaged_drawing_is_drawn_anew(tmp_path):
+    output = str(tmp_path / 's')
+    sampledata.draw_cifar10(output, train=50, test=10)
+    with open(os.path.join(output, 'cifar-10-batches-py', 'test_batch'), 'r+b') as stream:
+        stream.truncate(100)
+    assert sampledata.draw_cifar10(output, train=50, test=10) is True
+    assert len(datacheck.load_cifar10(output).test_labels) == 10
+
+
+def test_folder_of_others_is_left_alone(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('x')
+    with pytest.raises(DataError, match='other origin'):
+        sampledata.draw_cifar10(str(tmp_path / 'mine'), train=50, test=10)
+    drawn = tmp_path / 'drawn'
+    sampledata.draw_cifar10(str(drawn), train=50, test=10)
+    (drawn / 'notes.txt').write_text('x')
+    with pytest.raises(DataError, match='other origin'):
+        sampledata.draw_cifar10(str(drawn), train=60, test=10)
+    assert (tmp_path / 'mine' / 'thesis.tex').exists() and (drawn / 'notes.txt').exists()
+    assert sorted(os.listdir(str(tmp_path))) == ['drawn', 'mine']
+
+
+def test_nothing_is_left_when_drawing_fails(tmp_path, monkeypatch):
+    def full_disk(content, path):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(sampledata, '_write_pickle', full_disk)
+    with pytest.raises(DataError, match='No space left'):
+        sampledata.draw_cifar10(str(tmp_path / 's'), train=50, test=10)
+    assert os.listdir(str(tmp_path)) == []
+
+
+def run(*args):
+    return subprocess.run([sys.executable, '-m', 'common.sampledata'] + list(args), cwd=ROOT,
+                          capture_output=True, text=True)
+
+
+def test_command_line(tmp_path):
+    command = ['cifar10', '--output', str(tmp_path / 's'), '--train', '50', '--test', '10', '--seed', '1']
+    first, second = run(*command), run(*command)
+    assert (first.returncode, first.stderr) == (0, '') and 'Drew 50' in first.stdout
+    assert (second.returncode, second.stderr, second.stdout) == (0, '', '')
+    with open(str(tmp_path / 's' / 'sample.json')) as stream:
+        assert json.load(stream)['settings']['seed'] == 1
+
+
+def test_command_line_refuses(tmp_path):
+    (tmp_path / 'file').write_text('x')
+    for args, code in ((['cifar10', '--output', str(tmp_path / 'file')], 1),
+                       (['cifar10', '--output', str(tmp_path / 's'), '--train', '0'], 1),
+                       (['cifar10', '--output', str(tmp_path / 's'), '--train', 'many'], 2),
+                       (['cifar10'], 2), (['cifar9'], 2), ([], 2)):
+        refused = run(*args)
+        assert refused.returncode == code
+        assert 'Traceback' not in refused.stderr and refused.stderr
+        assert code == 2 or refused.stderr.count('\n') == 1
+    assert run('--help').returncode == 0

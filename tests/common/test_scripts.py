@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two root commands: the Python they take, what they say when they cannot go on, how tests are summed."""
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BASH = shutil.which('bash')
+TOOLS = ('awk', 'bash', 'cat', 'cksum', 'cp', 'df', 'dirname', 'env', 'find', 'grep', 'mkdir', 'mktemp', 'rm',
+         'sh', 'tail', 'uname')
+
+pytestmark = pytest.mark.skipif(BASH is None, reason='needs bash')
+
+
+def write_script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A copy of the scripts and a PATH with plain tools but no Python; call it to run bash in the copy."""
+    root, tools, home = tmp_path / 'zoo', tmp_path / 'bin', tmp_path / 'home'
+    for folder in (root, tools, home):
+        folder.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        assert found, name
+        (tools / name).symlink_to(found)
+    for name in ('quickstart.sh', 'run_tests.sh'):
+        shutil.copy(os.path.join(ROOT, name), str(root))
+    for name in ('scripts', 'constraints'):
+        shutil.copytree(os.path.join(ROOT, name), str(root / name))
+
+    def run(*command, **extra):
+        env = dict({'PATH': str(tools), 'HOME': str(home), 'LC_ALL': 'C'}, **extra)
+        return subprocess.run([BASH] + list(command), cwd=str(root), env=env, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60)
+
+    run.root, run.tools, run.home = root, tools, home
+    return run
+
+
+def fake_python(path, pip='exit 0', fits=True):
+    """A Python whose venv copies itself and whose pip does as told; it notes each call in calls.log."""
+    return write_script(path, '#!/bin/sh\n'
+                              'echo "$*" >> %s\n'
+                              'case "$2" in\n'
+                              '  venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;\n'
+                              '  pip) %s ;;\n'
+                              '  *) exit %d ;;\n'
+                              'esac\n' % (path.parent / 'calls.log', pip, 0 if fits else 1))
+
+
+def one_sentence(result, code):
+    assert result.returncode == code, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith('Making ')]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].endswith('.')
+    return lines[0]
+
+
+@pytest.mark.parametrize('script', ['quickstart.sh', 'run_tests.sh'])
+def test_no_python(machine, script):
+    said = one_sentence(machine(script), 1)
+    assert 'No Python 3.10 to 3.13' in said and 'PYTHON=/path/to/python3 bash ' + script in said
+
+
+@pytest.mark.parametrize('args, told', [
+    (['--model=vgg'], 'cspnet'), (['--modle=cspnet'], '--modle=cspnet'), (['--model'], '--model=...'),
+    (['cspnet'], "'cspnet'")])
+def test_quickstart_refuses(machine, args, told):
+    assert told in one_sentence(machine('quickstart.sh', *args), 2)
+
+
+@pytest.mark.parametrize('script', ['quickstart.sh', 'run_tests.sh'])
+def test_help(machine, script):
+    result = machine(script, '--help')
+    assert result.returncode == 0 and result.stdout.startswith('Usage: bash ' + script) and not result.stderr
+
+
+def test_python_that_is_only_a_name_is_passed_over(machine):
+    for name in ('python3.11', 'python3', 'python'):
+        write_script(machine.tools / name, '#!/bin/sh\necho "pyenv: command not found" >&2\nexit 127\n')
+    good = fake_python(machine.tools / 'python3.12')
+    result = machine('-c', 'source scripts/venv.sh; find_python 3.10 3.13 3.11 3.12 3.13 3.10')
+    assert result.stdout.strip() == str(good)
+
+
+@pytest.mark.parametrize('where', ['home', 'root variable', 'beside the shims'])
+def test_python_that_only_pyenv_holds(machine, tmp_path, where):
+    pyenv = machine.home / '.pyenv' if where == 'home' else tmp_path / 'pyenv'
+    good = fake_python(pyenv / 'versions' / '3.7.16' / 'bin' / 'python3')
+    extra = {'PYENV_ROOT': str(pyenv)} if where == 'root variable' else {}
+    if where == 'beside the shims':
+        shim = write_script(pyenv / 'shims' / 'python3', '#!/bin/sh\nexit 127\n')
+        extra['PATH'] = '%s:%s' % (shim.parent, machine.tools)
+    result = machine('-c', 'source scripts/venv.sh; find_python 3.7 3.7 3.7', **extra)
+    assert result.returncode == 0 and os.path.samefile(result.stdout.strip(), str(good))
+
+
+def test_version_is_asked_not_guessed_from_the_name(machine):
+    (machine.tools / 'python3.7').symlink_to(sys.executable)
+    check = 'source scripts/venv.sh; python_fits %s %s %s' % (sys.executable, '%s', '%s')
+    here = '%d.%d' % sys.version_info[:2]
+    assert machine('-c', check % (here, here)).returncode == 0
+    assert machine('-c', check % ('3.2', '3.6')).returncode != 0
+    if sys.version_info[:2] != (3, 7):
+        assert machine('-c', 'source scripts/venv.sh; find_python 3.7 3.7 3.7').stdout == ''
+
+
+def test_given_python_must_fit(machine):
+    bad = fake_python(machine.tools / 'python3.11', fits=False)
+    assert 'PYTHON=%s is not' % bad in one_sentence(machine('run_tests.sh', PYTHON=str(bad)), 1)
+
+
+@pytest.mark.parametrize('log, told', [
+    ("WARNING: Retrying: 'NewConnectionError(Failed to establish a new connection)'\n"
+     'ERROR: No matching distribution found for absl-py==2.5.1', 'the package index cannot be reached'),
+    ('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device',
+     'the disk is full'),
+    ('chatter\nERROR: No matching distribution found for numpy==99', 'numpy==99'),
+    ('killed', 'killed'),
+])
+def test_pip_failures_are_told_apart(machine, log, told):
+    (machine.root / 'said').write_text(log + '\n')
+    python = fake_python(machine.tools / 'python3.11', pip='cat %s; exit 1' % (machine.root / 'said'))
+    assert told in one_sentence(machine('quickstart.sh', PYTHON=str(python)), 1)
+    assert not (machine.root / '.venv').exists()
+    assert log in (machine.root / '.venv.log').read_text()
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(machine):
+    python = fake_python(machine.tools / 'python3.11')
+    (machine.tools / 'df').unlink()
+    write_script(machine.tools / 'df', '#!/bin/sh\necho head\necho "/dev/x 9 9 2048 9 /"\n')
+    assert '2 MB free and 3 GB are needed' in one_sentence(machine('quickstart.sh', PYTHON=str(python)), 1)
+    assert '-m ' not in (machine.tools / 'calls.log').read_text()
+
+
+MAKE = ('set -euo pipefail; source scripts/venv.sh; '
+        'make_venv "$PWD/.venv" python3.11 constraints/cpu-py311.txt words')
+
+
+def installs(machine):
+    return (machine.tools / 'calls.log').read_text().count('pip install')
+
+
+def test_environment_is_made_once_and_again_when_its_list_changes(machine):
+    fake_python(machine.tools / 'python3.11')
+    for _ in range(2):
+        assert machine('-c', MAKE).returncode == 0
+    assert installs(machine) == 1
+    with open(str(machine.root / 'constraints' / 'cpu-py311.txt'), 'a') as stream:
+        stream.write('# changed\n')
+    assert machine('-c', MAKE).returncode == 0
+    assert installs(machine) == 2
+
+
+def test_interrupted_install_is_not_taken_for_a_whole_one(machine):
+    fake_python(machine.tools / 'python3.11', pip='kill -9 $PPID')
+    assert machine('-c', MAKE).returncode != 0
+    assert (machine.root / '.venv').exists()
+    fake_python(machine.tools / 'python3.11')
+    assert machine('-c', MAKE).returncode == 0
+    assert installs(machine) == 2
+
+
+def test_environment_of_the_user_is_left_alone(machine):
+    python = fake_python(machine.tools / 'python3.11')
+    (machine.root / '.venv').mkdir()
+    (machine.root / '.venv' / 'mine').write_text('x')
+    assert 'was not made by this script' in one_sentence(machine('quickstart.sh', PYTHON=str(python)), 1)
+    assert (machine.root / '.venv' / 'mine').exists()
+
+
+@pytest.fixture
+def ready_machine(machine):
+    """`machine` with a whole .venv: its python is the one that runs this test, its linters agree to all."""
+    venv = machine.root / '.venv'
+    write_script(venv / 'bin' / 'python', '#!/bin/sh\n'
+                                          '[ "$2" = ruff ] && exit ${RUFF_EXIT:-0}\n'
+                                          'exec "%s" "$@"\n' % sys.executable)
+    write_script(venv / 'bin' / 'shellcheck', '#!/bin/sh\nexit 0\n')
+    stamp = machine('-c', 'cksum <constraints/cpu-py311.txt').stdout
+    (venv / '.packages').write_text(stamp)
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        pytest.skip('the environment needs Python 3.10 to 3.13')
+    return machine
+
+
+def write_tests(root, package, text):
+    (root / 'tests' / package).mkdir(parents=True)
+    (root / 'tests' / package / 'test_it.py').write_text(text)
+
+
+def test_results_are_summed_over_processes(ready_machine):
+    write_tests(ready_machine.root, 'first', 'import pytest\n'
+                                             'def test_a(): pass\n'
+                                             'def test_b(): pytest.skip("x")\n')
+    write_tests(ready_machine.root, 'second', 'def test_a(): pass\ndef test_b(): pass\n')
+    result = ready_machine('run_tests.sh')
+    assert result.stdout.splitlines()[-1] == '3 passed, 0 failed, 1 skipped', result.stdout + result.stderr
+    assert result.returncode == 0
+    assert 'No python3.7' in result.stdout or 'x86_64 only' in result.stdout
+
+    chosen = ready_machine('run_tests.sh', '-k', 'test_a')
+    assert chosen.stdout.splitlines()[-1] == '2 passed, 0 failed, 0 skipped'
+    one = ready_machine('run_tests.sh', 'tests/second/test_it.py::test_b')
+    assert one.stdout.splitlines()[-1] == '1 passed, 0 failed, 0 skipped'
+    # A command that tested nothing must not look like success.
+    none = ready_machine('run_tests.sh', '-k', 'absent')
+    assert none.stdout.splitlines()[-1] == '0 passed, 0 failed, 0 skipped' and none.returncode != 0
+
+    style = ready_machine('run_tests.sh', RUFF_EXIT='1')
+    assert style.stdout.splitlines()[-1] == '3 passed, 0 failed, 1 skipped' and style.returncode != 0
+
+
+@pytest.mark.parametrize('text', ['def test_b(): assert 0\n', 'import absent_module\n',
+                                  'import os\nos._exit(3)\n'])
+def test_every_kind_of_failure_counts(ready_machine, text):
+    write_tests(ready_machine.root, 'first', 'def test_a(): pass\n')
+    write_tests(ready_machine.root, 'second', text)
+    result = ready_machine('run_tests.sh')
+    assert result.stdout.splitlines()[-1] == '1 passed, 1 failed, 0 skipped', result.stdout
+    assert result.returncode != 0
+
+
+def ready_to_train(machine, train_exit=0):
+    shutil.copytree(os.path.join(ROOT, 'common'), str(machine.root / 'common'),
+                    ignore=lambda folder, names: [n for n in names if n not in
+                                                  ('__init__.py', 'datacheck.py', 'sampledata.py')])
+    (machine.root / 'common' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
+    write_script(machine.root / 'CSPNet_ID0840_for_TensorFlow' / 'test' / 'train_full_1p.sh',
+                 '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
+
+
+def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
+    ready_to_train(ready_machine)
+    result = ready_machine('quickstart.sh')
+    assert result.returncode == 0, result.stderr
+    data = ready_machine.root / '.sampledata' / 'cifar10'
+    assert 'trained --data_path=%s --train_epochs=3\n' % data in result.stdout
+    assert (data / 'cifar-10-batches-py' / 'test_batch').exists()
+    assert "table of ['--table', '%s" % (ready_machine.root / 'CSPNet_ID0840_for_TensorFlow') in result.stdout
+    again = ready_machine('quickstart.sh', '--model=cspnet', '--', '--epochs=1', '--batch_size=32')
+    assert 'trained --data_path=%s --epochs=1 --batch_size=32\n' % data in again.stdout
+
+
+def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine):
+    ready_to_train(ready_machine, train_exit=143)
+    result = ready_machine('quickstart.sh', '--data_path=/my data', '--', '--epochs=3')
+    assert 'trained --data_path=/my data --epochs=3\n' in result.stdout
+    assert result.returncode == 143 and 'table of' not in result.stdout
+    assert not (ready_machine.root / '.sampledata').exists()
+    relative = ready_machine('quickstart.sh', '--data_path', 'here')
+    assert 'trained --data_path=%s/here\n' % ready_machine.root in relative.stdout

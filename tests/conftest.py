@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes `common` importable and offers two small CIFAR-10 folders, one of real photos and one drawn."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+REAL_CIFAR10_SCRIPT = os.path.join(ROOT, '..', 'shared', 'data', 'cifar10', 'make_cifar10.py')
+
+
+@pytest.fixture(scope='session')
+def real_cifar10(tmp_path_factory):
+    """str, a folder that holds cifar-10-batches-py with 2000 + 500 real photos."""
+    if not os.path.exists(REAL_CIFAR10_SCRIPT):
+        pytest.skip('the real CIFAR-10 is not beside this repository (%s)' % REAL_CIFAR10_SCRIPT)
+    folder = str(tmp_path_factory.mktemp('real_cifar10'))
+    command = [sys.executable, REAL_CIFAR10_SCRIPT, '--out', folder, '--train', '2000', '--test', '500']
+    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert made.returncode == 0, made.stdout
+    return folder
+
+
+@pytest.fixture(scope='session')
+def sample_cifar10(tmp_path_factory):
+    """str, a folder that holds cifar-10-batches-py with 500 + 100 drawn images."""
+    from common import sampledata
+    folder = str(tmp_path_factory.mktemp('sample') / 'cifar10')
+    sampledata.draw_cifar10(folder, train=500, test=100, seed=0)
+    return folder
