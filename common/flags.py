@@ -114,7 +114,7 @@ def number(at_least=None, above=None, below=None):
 
 
 def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
-    """Adds the flags that every folder has, and the group "NPU diagnostics".
+    """Adds the flags that every folder has, those of add_device_group among them.
 
     Args:
       parser: a Parser.
@@ -143,10 +143,21 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
                           "to continue; False: start anew (what is there is moved aside); PATH: start from that "
                           "run's checkpoint")
     run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
-    run.add_argument("--device", choices=("auto", "npu", "gpu", "cpu"), default="auto", help="what to train on")
-    run.add_argument("--precision_mode", choices=PRECISION_MODES, default=precision_mode,
-                     help="Ascend's precision mode; the mixed modes mean bfloat16 on a CPU that has it")
     parser.add_bool(run, "--synthetic", False, help="train on random images; needs no data")
+    add_device_group(parser, precision_mode)
+
+
+def add_device_group(parser, precision_mode):
+    """Adds what runtime.Runtime reads: device, precision and the group "NPU diagnostics".
+
+    Args:
+      parser: a Parser.
+      precision_mode: the default, one of PRECISION_MODES.
+    """
+    device = parser.add_argument_group("device")
+    device.add_argument("--device", choices=("auto", "npu", "gpu", "cpu"), default="auto", help="what to compute on")
+    device.add_argument("--precision_mode", choices=PRECISION_MODES, default=precision_mode,
+                        help="Ascend's precision mode; the mixed modes mean bfloat16 on a CPU that has it")
 
     npu = parser.add_argument_group("NPU diagnostics", "without effect on GPU and CPU, where a [warn] line says so")
     parser.add_bool(npu, "--over_dump", False, help="detect overflow and dump it")

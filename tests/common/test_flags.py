@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dialect of the flags."""
+import pytest
+
+from common import flags
+
+pytestmark = pytest.mark.smoke
+
+
+def parser():
+    made = flags.Parser(prog='train.py')
+    made.add_argument('--LEARNING_RATE', type=flags.number(above=0), default=0.1)
+    flags.add_run_group(made, epochs=50, batch_size=64, precision_mode='allow_mix_precision',
+                        spelling={'log_every': '--DISPLAY_STEP'})
+    return made
+
+
+@pytest.mark.parametrize('words, value', [
+    (['--synthetic'], True), (['--no_synthetic'], False), (['--no-synthetic'], False), (['--synthetic=False'], False),
+    (['--synthetic=true'], True), (['--synthetic', 'False'], False), ([], False),
+    (['--synthetic', '--no_synthetic'], False),
+])
+def test_a_boolean_means_what_it_says(words, value):
+    assert parser().parse_args(words).synthetic is value
+
+
+@pytest.mark.parametrize('words, name, value', [
+    (['--batch-size=8'], 'batch_size', 8), (['--batch_size', '8'], 'batch_size', 8),
+    (['--train_epochs=3'], 'epochs', 3),
+    (['--max-epochs=3'], 'epochs', 3), (['--data_dir=x'], 'data_path', 'x'), (['--DISPLAY_STEP=7'], 'log_every', 7),
+    (['--log-every=7'], 'log_every', 7), (['--resume'], 'resume', 'True'), ([], 'resume', 'auto'),
+    (['--epochs=5', '--train_epochs=2'], 'epochs', 2),
+])
+def test_documented_spellings_reach_one_name(words, name, value):
+    assert getattr(parser().parse_args(words), name) == value
+
+
+@pytest.mark.parametrize('words, parts', [
+    (['--epochs=two'], ['--epochs', "'two'", 'integer of at least 1']),
+    (['--batch_size=0'], ['--batch_size', "'0'", 'integer of at least 1']),
+    (['--LEARNING_RATE=nan'], ['--LEARNING_RATE', "'nan'", 'above 0']),
+    (['--synthetic=maybe'], ['--synthetic', "'maybe'", 'True or False']),
+    (['--device=tpu'], ['--device', "'tpu'", 'npu']),
+    (['--batchsize=8'], ['--batchsize', "did you mean '--batch_size'"]),
+    (['--epoch=8'], ['--epoch', "did you mean '--epochs'"]),
+    (['--LEARNING=0.1'], ['--LEARNING']),
+    (['stray'], ['stray']),
+])
+def test_a_wrong_flag_is_one_line_and_exit_code_2(words, parts, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count('\n') == 1
+    for part in parts:
+        assert part in said
+
+
+def test_only_what_changes_the_weights_forbids_a_continuation():
+    old = {'batch_size': 64, 'seed': 0, 'output_path': 'a', 'log_every': 10}
+    assert flags.first_difference(old, dict(old, output_path='b', log_every=5)) is None
+    assert flags.first_difference(old, dict(old, seed=1)) == ('seed', 0, 1)
+    assert flags.first_difference(old, dict(old, new=1)) == ('new', None, 1)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Event lines, what is read back from them, and the throughput meter."""
+import json
+import time
+
+import pytest
+
+from common import logparse, report, runlog
+
+pytestmark = pytest.mark.smoke
+
+
+def test_what_is_printed_can_be_read_back(capsys, tmp_path):
+    log = runlog.RunLog(str(tmp_path))
+    log.event(runlog.TRAIN, step=500, loss=1.23456, lr=0.015, images_per_sec=143.14)
+    log.warn('no "AVX512_BF16" here')
+    first, second = capsys.readouterr().out.splitlines()
+    assert logparse.parse_line(first) == ('train', {'step': '500', 'loss': '1.2346', 'lr': '0.015',
+                                                    'images_per_sec': '143.1'})
+    assert logparse.parse_line(second) == ('warn', {'message': 'no "AVX512_BF16" here'})
+    recorded = [json.loads(line) for line in (tmp_path / runlog.METRICS_FILE).read_text().splitlines()]
+    assert recorded[0]['loss'] == 1.23456 and recorded[1]['event'] == 'warn'
+
+
+@pytest.mark.parametrize('noise', ['  7%|## | 3/40\r', 'W tensorflow/core] chatter ', '10:15:41 '])
+def test_noise_before_an_event_does_no_harm(noise):
+    assert logparse.parse_line(noise + '[eval] step=3 top1=0.5\n') == ('eval', {'step': '3', 'top1': '0.5'})
+
+
+@pytest.mark.parametrize('line', ['', '[train]', 'loss=3', '[other] a=b', 'Epoch 1 [train] nothing'])
+def test_other_lines_are_no_events(line):
+    assert logparse.parse_line(line) is None
+
+
+def test_other_ranks_say_only_fail(capsys, tmp_path):
+    log = runlog.RunLog(str(tmp_path), rank=1)
+    log.event(runlog.TRAIN, step=1, loss=1.0)
+    log.event(runlog.FAIL, message='x')
+    assert '[fail]' in capsys.readouterr().out
+    assert not (tmp_path / runlog.METRICS_FILE).exists()
+
+
+def test_throughput_leaves_out_warm_up_and_pauses(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, 'perf_counter', lambda: clock[0])
+    meter = runlog.Throughput(images_per_step=10, warmup_steps=1)
+    for seconds in (100.0, 1.0, 1.0):  # the first step compiles
+        clock[0] += seconds
+        meter.step(data_wait_sec=0.25)
+    with meter.paused():
+        clock[0] += 1000.0
+    assert meter.recent() == (10.0, 0.25)
+    assert meter.recent() == (0.0, 0.0)
+    clock[0] += 3.0
+    meter.step()
+    assert meter.total() == pytest.approx(30 / 5)
+    assert meter.eta_sec(3) == pytest.approx(5)
+
+
+@pytest.mark.parametrize('loss', [float('nan'), float('inf')])
+def test_a_loss_that_is_no_number_ends_the_run(loss):
+    with pytest.raises(runlog.NonFiniteLoss, match='step 7.*expected a finite number.*ckpt/step-5'):
+        runlog.RunLog().check_finite(loss, 7, 'ckpt/step-5')
+    runlog.RunLog().check_finite(0.0, 7, None)
+
+
+LOG = """noise
+10:00:00 [run] model=CSPNet device=cpu ranks=1 batch_size=64
+10:00:01 [train] step=1 loss=2.5
+10:00:02 [train] step=2 loss=2.0
+10:00:09 [run] model=CSPNet device=cpu ranks=1 batch_size=64
+10:00:10 [train] step=2 loss=1.9
+10:00:11 [eval] step=2 top1=0.25 loss=3.0
+10:00:12 [done] step=2 images_per_sec=151.04 ms_per_step=423.7 images_per_sec_per_card=151.04 status=ok
+"""
+
+
+def test_the_documented_block_and_files(tmp_path):
+    summary = logparse.summarize(LOG.splitlines())
+    assert summary.finished and summary.losses == [(1, 2.5), (2, 1.9)]
+    block = logparse.final_block(summary, 12.4)
+    assert 'Final Performance images/sec : 151.04' in block
+    assert 'Final Performance sec/step : 0.4237' in block
+    assert 'E2E Training Duration sec : 12' in block
+    assert 'Final Train Accuracy : 0.2500' in block
+    logparse.write_case_files(str(tmp_path), 'Net_bs64_1p_acc', 'Net', summary, 12.4)
+    assert (tmp_path / 'Net_bs64_1p_acc_loss.txt').read_text() == '2.5000\n1.9000\n'
+    rows = dict(line.split(' = ') for line in (tmp_path / 'Net_bs64_1p_acc.log').read_text().splitlines())
+    assert list(rows) == ['Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', 'ActualFPS', 'TrainingTime',
+                          'ActualLoss', 'E2ETrainingTime', 'TrainAccuracy']
+    assert rows['ActualLoss'] == '1.9000' and rows['TrainAccuracy'] == '0.2500' and rows['ActualFPS'] == '151.04'
+
+
+def test_an_unfinished_log_has_no_result():
+    summary = logparse.summarize(LOG.splitlines()[:-1])
+    assert not summary.finished and summary.images_per_sec is None
+    assert 'Final Performance images/sec : not measured' in logparse.final_block(summary, 1)
+
+
+def test_the_report_tells_each_step_once(tmp_path):
+    log = runlog.RunLog(str(tmp_path))
+    log.event(runlog.RUN, model='CSPNet', device='cpu', batch_size=64, ranks=1)
+    for step, loss in ((1, 3.0), (2, 2.0), (3, 9.0), (3, 1.0), (4, 0.5)):  # step 3 was lost and done again
+        log.event(runlog.TRAIN, step=step, loss=loss, images_per_sec=100.0)
+    log.event(runlog.EVAL, step=4, loss=1.0, top1=0.75)
+    with open(str(tmp_path / runlog.METRICS_FILE), 'a') as file:
+        file.write('{"event": "train", "ste')  # a kill in the middle of a line
+    events = report.read_metrics(str(tmp_path))
+    assert [fields['loss'] for fields in events['train']] == [3.0, 2.0, 1.0, 0.5]
+    report.write_report(str(tmp_path))
+    text = (tmp_path / 'report.md').read_text()
+    assert '| CSPNet | cpu | 64 x 1 |' in text and '0.7500' in text and 'unfinished' in text
+    assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
