@@ -29,8 +29,7 @@ def parse_args(argv=None):
 def evaluate(parsed):
     """Prints the [eval] line and the table of classes; returns 0. Raises DataError, which main() reports."""
     # Data
-    default = os.path.join(HERE, "dataset")
-    data = datacheck.load_cifar10(parsed.data_path or (default if os.path.isdir(default) else None))
+    data = datacheck.load_cifar10(parsed.data_path or os.path.join(HERE, "dataset"))
     found = checkpoint.CheckpointStore(parsed.checkpoint).best() if parsed.best else None
     prefix, state = found or checkpoint.find_checkpoint(parsed.checkpoint)
     from common.runtime import Runtime

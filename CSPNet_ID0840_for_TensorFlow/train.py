@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Trains CSPDarknet-53 on CIFAR-10.
+"""Trains CSPDarknet-53 on CIFAR-10 (Wang et al. 2020, arXiv:1911.11929).
 
     bash test/train_full_1p.sh --data_path=DIR            50 epochs with the recipe of the README
     python train.py --data_path=DIR --epochs=50           the documented hyper-parameters
 
 Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk: README, "Run folder".
 """
+import collections
 import json
 import os
 import resource
@@ -40,28 +41,72 @@ def parse_args(argv=None):
     return parsed
 
 
+def find_data(parsed):
+    """Where the data is: --data_path, else dataset/ when something lies there, None with --synthetic.
+
+    Raises:
+      DataError: there is no CIFAR-10; says what to give.
+    """
+    if parsed.synthetic:
+        return None
+    default = os.path.join(HERE, "dataset")
+    filled = any(name.startswith("cifar-10") for name in os.listdir(default)) if os.path.isdir(default) else False
+    return datacheck.find_cifar10(parsed.data_path or (default if filled else None))
+
+
 def load_data(parsed):
     """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
-    if parsed.synthetic:
-        return datacheck.random_cifar10(2048, 500, parsed.seed)
-    default = os.path.join(HERE, "dataset")
-    return datacheck.load_cifar10(parsed.data_path or (default if os.path.isdir(default) else None))
+    path = find_data(parsed)
+    return datacheck.load_cifar10(path) if path else datacheck.random_cifar10(2048, 500, parsed.seed)
+
+
+Graph = collections.namedtuple("Graph", "images labels rate loss update eval_images eval_scores")
+
+
+def build_graph(runtime, parsed):
+    """The training step and the evaluation, on one set of variables.
+
+    Returns:
+      Graph: placeholders images uint8 [batch_size, 32, 32, 3], labels int32 [batch_size], rate float32 [];
+      loss float32 [] (cross-entropy alone: the weight decay is in the gradients), update (operation);
+      eval_images uint8 [EVAL_BATCH_SIZE, 32, 32, 3], eval_scores float32 [EVAL_BATCH_SIZE, 10].
+    """
+    tf = runtime.tf
+    from models import cspdarknet53
+    tf.reset_default_graph()
+    tf.set_random_seed(parsed.seed)
+    image_shape = [cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3]
+    images = tf.placeholder(tf.uint8, [parsed.batch_size] + image_shape, "images")
+    labels = tf.placeholder(tf.int32, [parsed.batch_size], "labels")
+    rate = tf.placeholder(tf.float32, [], "learning_rate")
+    scores = cspdarknet53.logits(images, True, runtime.compute_dtype, runtime.fuse)
+    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores))
+    optimizer = runtime.wrap_optimizer(tf.train.MomentumOptimizer(rate, parsed.MOMENTUM, use_nesterov=True))
+    gradients = [(gradient + parsed.LAMBDA * variable if len(variable.shape) > 1 else gradient, variable)
+                 for gradient, variable in optimizer.compute_gradients(loss)]
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        update = optimizer.apply_gradients(gradients, global_step=tf.train.get_or_create_global_step())
+    eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + image_shape, "eval_images")
+    eval_scores = cspdarknet53.logits(eval_images, False)  # float32: the figure must not depend on the hardware
+    return Graph(images, labels, rate, loss, update, eval_images, eval_scores)
 
 
 def train(parsed):
     """Runs the training; returns the exit code. Raises DataError and NonFiniteLoss, which main() reports."""
+    # Data, before the run folder is touched
+    started = time.time()
+    data = load_data(parsed)
+
     # Run folder
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
     datacheck.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
     store.clean()
     restored = store.newest() if continued else None
-    if parsed.resume.lower() not in ("auto", "true", "false") and restored is None:
+    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
         restored = checkpoint.find_checkpoint(parsed.resume)
-    started = time.time()
 
-    # Data
-    data = load_data(parsed)
+    # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
     runtime = Runtime(parsed)
     images_per_step = parsed.batch_size * runtime.ranks
@@ -75,22 +120,7 @@ def train(parsed):
     tf = runtime.tf
     from models import cspdarknet53
     from utils import learning_rate, metrics, predict, prefetch, training_batch
-    tf.reset_default_graph()
-    tf.set_random_seed(parsed.seed)
-    image_shape = [cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3]
-    images = tf.placeholder(tf.uint8, [parsed.batch_size] + image_shape, "images")
-    labels = tf.placeholder(tf.int32, [parsed.batch_size], "labels")
-    rate = tf.placeholder(tf.float32, [], "learning_rate")
-    scores = cspdarknet53.logits(images, True, runtime.compute_dtype, runtime.fuse)
-    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores))
-    optimizer = runtime.wrap_optimizer(tf.train.MomentumOptimizer(rate, parsed.MOMENTUM, use_nesterov=True))
-    gradients = [(gradient + parsed.LAMBDA * variable if len(variable.shape) > 1 else gradient, variable)
-                 for gradient, variable in optimizer.compute_gradients(loss)]
-    step_variable = tf.train.get_or_create_global_step()
-    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-        update = optimizer.apply_gradients(gradients, global_step=step_variable)
-    eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + image_shape, "eval_images")
-    eval_scores = cspdarknet53.logits(eval_images, False)  # float32: the figure must not depend on the hardware
+    graph = build_graph(runtime, parsed)
     saver = tf.train.Saver(max_to_keep=0)
 
     # Session
@@ -118,12 +148,18 @@ def train(parsed):
         log.event(runlog.SAVE, step=step, path=path)
         return path
 
+    def evaluate_at(step):
+        scores = predict(session, graph.eval_scores, graph.eval_images, data.test_images)
+        result = metrics(scores, data.test_labels)
+        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
+        return result
+
     # Loop
     stop = checkpoint.StopRequest()
     throughput = runlog.Throughput(images_per_step)
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None
-    result = None
+    result, recent_losses = None, []
     bar = runlog.progress_bar(total_steps, first_step)
     batches = prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,
                                                    parsed.seed, parsed.augment, runtime.rank, runtime.ranks),
@@ -133,23 +169,24 @@ def train(parsed):
         batch_images, batch_labels = next(batches)
         data_wait_sec = time.perf_counter() - asked
         lr = learning_rate(step - 1, total_steps, parsed.LEARNING_RATE, parsed.schedule, parsed.warmup_steps)
-        loss_value, _ = session.run([loss, update], {images: batch_images, labels: batch_labels, rate: lr})
+        loss_value, _ = session.run([graph.loss, graph.update],
+                                    {graph.images: batch_images, graph.labels: batch_labels, graph.rate: lr})
         throughput.step(data_wait_sec)
+        recent_losses.append(float(loss_value))
         log.check_finite(loss_value, step, newest)
         bar.update()
 
         last = step == total_steps
         epoch_ended = step % steps_per_epoch == 0
-        evaluate = last or (epoch_ended and parsed.eval_every and step // steps_per_epoch % parsed.eval_every == 0)
+        epoch = step // steps_per_epoch
+        evaluation_due = last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0)
         with throughput.paused():
             if step == first_step + 1 or step % parsed.log_every == 0 or last:
-                images_per_sec, data_wait = throughput.recent()
-                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch, loss=float(loss_value), lr=lr,
-                          images_per_sec=images_per_sec, data_wait=data_wait,
-                          eta_sec=throughput.eta_sec(total_steps - step))
-            if evaluate and not stop.exit_code:
-                result = metrics(predict(session, eval_scores, eval_images, data.test_images), data.test_labels)
-                log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
+                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch,
+                          loss=sum(recent_losses) / len(recent_losses), lr=lr, **throughput.recent(total_steps - step))
+                recent_losses = []
+            if evaluation_due and not stop.exit_code:
+                result = evaluate_at(step)
                 newest = save(step, result["top1"])
             elif step % parsed.save_every == 0 or stop.exit_code:
                 newest = save(step)
@@ -158,13 +195,8 @@ def train(parsed):
     bar.close()
 
     if result is None:  # killed between the last checkpoint and its [done] line
-        result = metrics(predict(session, eval_scores, eval_images, data.test_images), data.test_labels)
-        log.event(runlog.EVAL, step=total_steps, epoch=total_steps / steps_per_epoch, images=len(data.test_labels),
-                  **result)
-    images_per_sec = throughput.total()
-    log.event(runlog.DONE, step=total_steps, images_per_sec=images_per_sec,
-              images_per_sec_per_card=images_per_sec / runtime.ranks,
-              ms_per_step=1000 * images_per_step / images_per_sec if images_per_sec else 0.0, top1=result["top1"],
+        result = evaluate_at(total_steps)
+    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"],
               wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     return 0
@@ -175,8 +207,8 @@ def main(argv=None):
     try:
         return train(parsed)
     except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
-        output_path = parsed.output_path if os.path.isfile(os.path.join(parsed.output_path, "metrics.jsonl")) else None
-        runlog.RunLog(output_path).event(runlog.FAIL, message=str(error))
+        refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
+        runlog.RunLog(None if refused else parsed.output_path).event(runlog.FAIL, message=str(error))
         return 1
 
 

@@ -3,14 +3,16 @@
 
     cd <model folder>; python -m common.launch --case=acc --ranks=1 train.py [train.py's flags]
 
-The scripts in a model folder's test/ call this. It checks the flags with the script's own parse_args, opens the run
-folder (checkpoint.open_run), streams rank 0, stops all ranks when one fails, and returns the first failing rank's
-exit code. It runs on Python's standard library until the repository's .venv, when there is one, takes over.
+The scripts in a model folder's test/ call this. It checks the flags with the script's own parse_args and looks for
+the data with its find_data, opens the run folder (checkpoint.open_run), streams rank 0, stops all ranks when one
+fails, and returns the first failing rank's exit code. It runs on Python's standard library until the repository's
+.venv, when there is one, takes over.
 """
 import argparse
 import ctypes
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,8 @@ import time
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _GRACE_SEC = 20  # what the other ranks get to save and end once one has failed
 _PR_SET_PDEATHSIG = 1
+# TensorFlow's C++ prints these before its own log level applies; they stay in the log file.
+_CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 ")
 
 
 def main(argv=None):
@@ -38,9 +42,11 @@ def main(argv=None):
 
     from common import checkpoint, datacheck, logparse, report
     model_folder = os.getcwd()
-    parsed = _load(own.script).parse_args(own.flags)
+    script = _load(own.script)
+    parsed = script.parse_args(own.flags)
     output_path = parsed.output_path
     try:
+        script.find_data(parsed)
         continued = checkpoint.open_run(output_path, vars(parsed))
         datacheck.prepare_output_dir(output_path)
     except datacheck.DataError as error:
@@ -89,7 +95,7 @@ def _enter_venv():
 
 
 def _load(script):
-    """Imports a training script, which by the house's rule has no effect, for its parse_args."""
+    """Imports a training script, which by the house's rule has no effect, for parse_args and find_data."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     spec = importlib.util.spec_from_file_location("training_script", script)
     module = importlib.util.module_from_spec(spec)
@@ -117,7 +123,8 @@ def _run_ranks(command, devices, logs):
         share = cores[rank::len(devices)] if len(devices) > 1 and len(cores) >= len(devices) else None
         terminal = ()
         if rank == 0 and sys.stderr.isatty():
-            environment["RUN_PROGRESS_FD"], terminal = str(sys.stderr.fileno()), (sys.stderr.fileno(),)
+            terminal = (os.dup(sys.stderr.fileno()),)  # the child's own stderr goes into the log
+            environment["RUN_PROGRESS_FD"] = str(terminal[0])
         ranks.append(subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             pass_fds=terminal, start_new_session=True, preexec_fn=_child_setup(share)))
@@ -169,7 +176,7 @@ def _copy_output(pipe, log, show):
     with open(log, "ab", buffering=0) as file:
         for line in iter(pipe.readline, b""):
             file.write(line)
-            if show:
+            if show and not _CHATTER.match(line):
                 try:
                     sys.stdout.write(("\r\033[K" if sys.stdout.isatty() else "") + line.decode("utf-8", "replace"))
                     sys.stdout.flush()

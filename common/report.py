@@ -47,7 +47,7 @@ def table(output_paths):
             run.get("model", "?"), run.get("device", "?"), run.get("batch_size", "?"), run.get("ranks", "?"),
             _figure(done, "images_per_sec", "%.1f"), _figure(evaluated, "top1", "%.4f"),
             "%.1f" % (done["wall_sec"] / 60) if done else "unfinished",
-            os.path.relpath(os.path.join(path, "curves.png"))))
+            os.path.join(path, "curves.png")))
     return "\n".join(rows)
 
 
@@ -63,7 +63,8 @@ def write_report(output_path):
     if picture:
         written.append(picture)
     run = events[runlog.RUN][-1] if events[runlog.RUN] else {}
-    lines = ["# %s on %s" % (run.get("model", "run"), run.get("device", "?")), "", table([output_path]), ""]
+    row = table([output_path]).replace(output_path + os.sep, "")
+    lines = ["# %s on %s" % (run.get("model", "run"), run.get("device", "?")), "", row, ""]
     if picture:
         lines += ["![loss, accuracy and images/s](curves.png)", ""]
     if events[runlog.EVAL]:
@@ -105,15 +106,14 @@ def draw_curves(output_paths, picture):
     for place, (title, key) in enumerate(_CURVES):
         axes = figure.add_subplot(1, len(_CURVES), place + 1)
         for index, (path, events) in enumerate(runs):
-            colour = "C%d" % index
             name = "" if len(runs) == 1 else os.path.basename(os.path.normpath(path)) + " "
             for event, style, label in ((runlog.TRAIN, "-", "train"), (runlog.EVAL, "o--", "evaluation")):
                 points = [(fields["step"], fields[key]) for fields in events[event] if key in fields]
                 if points:
                     steps, values = zip(*points)
-                    axes.plot(steps, values, style, color="C%d" % (index + len(runs) * (event == runlog.EVAL)) if
-                              len(runs) == 1 else colour, label=name + label, linewidth=1.3, markersize=4)
-                    if event == runlog.EVAL:
+                    axes.plot(steps, values, style, color="C%d" % index, alpha=1.0 if event == runlog.EVAL else 0.6,
+                              label=name + label, linewidth=1.3, markersize=4)
+                    if event == runlog.EVAL and key != "loss":
                         axes.annotate(_short(values[-1]), (steps[-1], values[-1]), textcoords="offset points",
                                       xytext=(-4, 6), ha="right", fontsize=8)
         axes.set_title(title)

@@ -115,20 +115,34 @@ class Throughput:
         yield
         self._mark += time.perf_counter() - before
 
-    def recent(self):
-        """(images per second, share of the time spent waiting for data) since the last call; (0.0, 0.0) if no step."""
-        rate = self._recent_steps * self._images_per_step / self._recent_sec if self._recent_sec else 0.0
-        wait = self._recent_wait_sec / self._recent_sec if self._recent_sec else 0.0
+    def recent(self, steps_left):
+        """Fields for a [train] line over the steps since the last call; {} when all of them were warm-up.
+
+        Args:
+          steps_left: int, to the end of the run.
+        Returns:
+          dict with images_per_sec, data_wait (share of the time spent waiting for batches) and eta_sec (training
+          time left at the average speed so far).
+        """
+        if not self._recent_steps:
+            return {}
+        fields = {"images_per_sec": self._recent_steps * self._images_per_step / self._recent_sec,
+                  "data_wait": self._recent_wait_sec / self._recent_sec,
+                  "eta_sec": steps_left * self._total_sec / self._total_steps}
         self._recent_steps, self._recent_sec, self._recent_wait_sec = 0, 0.0, 0.0
-        return rate, wait
+        return fields
 
-    def total(self):
-        """Images of all ranks / training seconds since warm-up; 0.0 when the run was not longer than the warm-up."""
-        return self._total_steps * self._images_per_step / self._total_sec if self._total_sec else 0.0
+    def total(self, ranks):
+        """Fields for the [done] line: images of all ranks / training seconds since warm-up; {} for a shorter run.
 
-    def eta_sec(self, steps_left):
-        """Seconds of training left at the average speed so far."""
-        return steps_left * self._total_sec / self._total_steps if self._total_steps else 0.0
+        Returns:
+          dict with images_per_sec, images_per_sec_per_card and ms_per_step.
+        """
+        if not self._total_steps:
+            return {}
+        images_per_sec = self._total_steps * self._images_per_step / self._total_sec
+        return {"images_per_sec": images_per_sec, "images_per_sec_per_card": images_per_sec / ranks,
+                "ms_per_step": 1000 * self._total_sec / self._total_steps}
 
 
 def progress_bar(total, done):

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launcher, with a training script that needs no TensorFlow."""
+import fcntl
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -20,6 +24,10 @@ def parse_args(argv=None):
     parsed = parser.parse_args(argv)
     parsed.output_path = os.path.abspath(parsed.output_path)
     return parsed
+def find_data(parsed):
+    from common.datacheck import DataError
+    if parsed.data_path:
+        raise DataError(parsed.data_path, "data", "none", "give another")
 if __name__ == "__main__":
     parsed, rank = parse_args(), int(os.environ["RANK_ID"])
     signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(143)))
@@ -31,6 +39,11 @@ if __name__ == "__main__":
     if parsed.do in ("fail", "wait"):
         time.sleep(60)
     if parsed.do == "finish":
+        from common import runlog
+        bar = runlog.progress_bar(30, 0)
+        bar.update(30)
+        bar.refresh()
+        bar.close()
         print("[train] step=1 loss=2.0")
         print("[done] step=1 images_per_sec=80.0 images_per_sec_per_card=80.0 ms_per_step=100.0 status=ok")
 ''' % ROOT
@@ -57,6 +70,29 @@ def start(tmp_path):
     for process in started:
         if process.poll() is None:
             process.kill()
+
+
+def test_a_terminal_sees_a_progress_bar_and_the_log_does_not(tmp_path):
+    (tmp_path / 'train.py').write_text(SCRIPT)
+    terminal, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
+    process = subprocess.Popen([sys.executable, '-m', 'common.launch', '--case=acc', 'train.py', '--output_path=out'],
+                               cwd=str(tmp_path), env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=ROOT),
+                               stdout=child, stderr=child)
+    os.close(child)
+    said = b''
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # the last writer has closed its side
+            break
+        if not part:
+            break
+        said += part
+    os.close(terminal)
+    assert process.wait(60) == 0, said
+    assert b'30/30' in said and b'Final Performance' in said
+    assert '30/30' not in (tmp_path / 'out' / 'train_0.log').read_text()
 
 
 def wait_for(path, text, seconds=20):
@@ -139,4 +175,11 @@ def test_a_wrong_flag_is_found_before_anything_starts(start):
     process, out = start('--batch_size=0')
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and '--batch_size' in said
+    assert not out.exists()
+
+
+def test_missing_data_is_found_before_anything_starts(start):
+    process, out = start('--data_path=nowhere')
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and said == 'nowhere: expected data; found none; give another.\n'
     assert not out.exists()

@@ -49,12 +49,19 @@ def test_throughput_leaves_out_warm_up_and_pauses(monkeypatch):
         meter.step(data_wait_sec=0.25)
     with meter.paused():
         clock[0] += 1000.0
-    assert meter.recent() == (10.0, 0.25)
-    assert meter.recent() == (0.0, 0.0)
+    assert meter.recent(3) == {'images_per_sec': 10.0, 'data_wait': 0.25, 'eta_sec': 3.0}
+    assert meter.recent(3) == {}
     clock[0] += 3.0
     meter.step()
-    assert meter.total() == pytest.approx(30 / 5)
-    assert meter.eta_sec(3) == pytest.approx(5)
+    assert meter.recent(3)['eta_sec'] == pytest.approx(5)
+    assert meter.total(2) == {'images_per_sec': 6.0, 'images_per_sec_per_card': 3.0,
+                              'ms_per_step': pytest.approx(5000 / 3)}
+
+
+def test_a_run_that_was_all_warm_up_has_no_speed():
+    meter = runlog.Throughput(images_per_step=10, warmup_steps=2)
+    meter.step()
+    assert meter.recent(1) == {} and meter.total(1) == {}
 
 
 @pytest.mark.parametrize('loss', [float('nan'), float('inf')])

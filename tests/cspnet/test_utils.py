@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches, schedule and metrics of the CSPNet folder."""
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, os.path.join(ROOT, 'CSPNet_ID0840_for_TensorFlow'))
+import utils  # noqa: E402
+
+pytestmark = pytest.mark.smoke
+
+
+def test_an_epoch_shows_every_rank_other_images_and_no_image_twice():
+    images = np.zeros((50, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = labels = np.arange(50, dtype=np.int32)
+    seen = []
+    for step in range(50 // (4 * 3)):
+        for rank in range(3):
+            batch, batch_labels = utils.training_batch(images, labels, step, 4, 0, False, rank, 3)
+            assert (batch[:, 0, 0, 0] == batch_labels).all()
+            seen += batch_labels.tolist()
+    assert len(seen) == len(set(seen)) == 48
+    following = utils.training_batch(images, labels, 4, 4, 0, False, 0, 3)[1].tolist()
+    assert following != seen[:4]  # the next epoch has another order
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    images = np.random.RandomState(0).randint(0, 256, (64, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(64, dtype=np.int32)
+    first = utils.training_batch(images, labels, 3, 8, 5, True)
+    again = utils.training_batch(images, labels, 3, 8, 5, True)
+    other = utils.training_batch(images, labels, 3, 8, 6, True)
+    assert (first[0] == again[0]).all() and (first[1] == again[1]).all()
+    assert (first[1] != other[1]).any()
+
+
+def test_crops_and_mirrors_are_those_of_the_image():
+    image = np.arange(1, 6 * 9 * 3 + 1).reshape(1, 6, 9, 3).astype(np.uint8)  # not square
+    padded = np.pad(image[0], [(4, 4), (4, 4), (0, 0)], mode='constant')
+    legal = {np.ascontiguousarray(view[top:top + 6, left:left + 9]).tobytes()
+             for view in (padded, padded[:, ::-1]) for top in range(9) for left in range(9)}
+    made = utils.crop_and_flip(np.repeat(image, 400, 0), np.random.RandomState(0))
+    assert made.shape == (400, 6, 9, 3) and made.dtype == np.uint8
+    found = {view.tobytes() for view in made}
+    assert found <= legal
+    assert len(found) > 100  # of 162: places and mirrors vary
+
+
+def test_the_rate_rises_then_falls():
+    rates = [utils.learning_rate(step, 100, 0.5, 'cosine', 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05) and rates[9] == pytest.approx(0.5)
+    assert rates[55] == pytest.approx(0.25) and rates[99] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert utils.learning_rate(90, 100, 0.5, 'constant', 10) == 0.5
+    assert utils.learning_rate(0, 1, 0.5, 'cosine', 500) == 0.5  # a run shorter than its warm-up still trains
+
+
+def test_metrics_by_hand():
+    scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
+    found = utils.metrics(scores, np.array([0, 1]))
+    assert found['top1'] == 0.5 and found['top5'] == 1.0
+    assert found['loss'] == pytest.approx(-(np.log(0.7) + np.log(0.2)) / 2)
+    assert utils.metrics(np.eye(10, dtype=np.float32)[[0]] - np.arange(10), np.array([6]))['top5'] == 0.0
+    assert utils.confusion_matrix(scores, np.array([0, 1]), 3).tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_prediction_covers_every_image_once():
+    class Session:
+        def run(self, fetch, feed):
+            batch, = feed.values()
+            assert batch.shape == (4, 2, 2, 3)  # static
+            return batch[:, 0, 0, :1].astype(np.float32)
+
+    class Placeholder:
+        shape = (4, 2, 2, 3)
+
+    images = np.zeros((10, 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(10)
+    assert utils.predict(Session(), None, Placeholder(), images)[:, 0].tolist() == list(range(10))
+
+
+def test_prefetch_gives_all_in_order_and_passes_errors_on():
+    assert list(utils.prefetch(lambda index: index * index, 3, 7)) == [9, 16, 25, 36]
+    assert list(utils.prefetch(lambda index: index, 5, 5)) == []
+    with pytest.raises(ZeroDivisionError):
+        list(utils.prefetch(lambda index: 1 // index, 0, 2))
