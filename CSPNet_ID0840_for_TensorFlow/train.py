@@ -34,9 +34,9 @@ def parse_args(argv=None):
     parser.add_bool(recipe, "--augment", True, help="random crop and mirror")
     flags.add_run_group(parser, epochs=50, batch_size=64, precision_mode="allow_mix_precision",
                         spelling={"log_every": "--DISPLAY_STEP", "eval_every": "--VAL_EPOCH"})
-    parser.add_argument("--SUMMARY", help="folder for TensorBoard; default tb in the run folder")
+    parser.add_argument("--SUMMARY", type=flags.output_path, help="TensorBoard folder; default tb in the run folder")
     parsed = parser.parse_args(argv)
-    parsed.output_path = os.path.abspath(parsed.output_path or flags.default_output_path(HERE))
+    parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
     parsed.SUMMARY = parsed.SUMMARY or os.path.join(parsed.output_path, "tb")
     return parsed
 
@@ -143,8 +143,7 @@ def train(parsed):
 
     def save(step, metric=None):
         state = {"step": step, "network": cspdarknet53.NAME, "wall_sec": before_sec + time.time() - started}
-        path = store.save(state, lambda prefix: saver.save(session, prefix, write_meta_graph=False, write_state=False),
-                          metric)
+        path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
         log.event(runlog.SAVE, step=step, path=path)
         return path
 

@@ -113,6 +113,21 @@ def number(at_least=None, above=None, below=None):
     return parse
 
 
+def input_path(text):
+    """A flag type: a path to read. A relative one counts from where the user stands, else from the model folder.
+
+    The scripts in test/ change into the model folder and export CALLED_FROM; published scripts took paths from there.
+    """
+    places = [os.environ.get("CALLED_FROM") or os.getcwd(), os.getcwd()]
+    candidates = [os.path.abspath(os.path.join(place, os.path.expanduser(text))) for place in places]
+    return next((path for path in candidates if os.path.exists(path)), candidates[0]) if text else text
+
+
+def output_path(text):
+    """A flag type: a path to write. A relative one counts from where the user stands."""
+    return os.path.abspath(os.path.join(os.environ.get("CALLED_FROM") or os.getcwd(), os.path.expanduser(text)))
+
+
 def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
     """Adds the flags that every folder has, those of add_device_group among them.
 
@@ -127,8 +142,9 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
         return ([documented] if documented else []) + ["--" + ours]
 
     run = parser.add_argument_group("run")
-    run.add_argument("--data_path", help="the data; the folder's README says in which layouts")
-    run.add_argument("--output_path", help="run folder; default test/output/$ASCEND_DEVICE_ID of the model folder")
+    run.add_argument("--data_path", type=input_path, help="the data; the folder's README says in which layouts")
+    run.add_argument("--output_path", type=output_path,
+                     help="run folder; default test/output/$ASCEND_DEVICE_ID of the model folder")
     run.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
     run.add_argument("--train_steps", type=integer(1), help="length of the run in steps, instead of --epochs")
     run.add_argument("--batch_size", type=integer(1), default=batch_size, help="images per step and card")
@@ -163,13 +179,13 @@ def add_device_group(parser, precision_mode):
     parser.add_bool(npu, "--over_dump", False, help="detect overflow and dump it")
     parser.add_bool(npu, "--data_dump_flag", False, help="dump operator outputs")
     npu.add_argument("--data_dump_step", default="10", help="steps to dump, e.g. 0|5|10-20")
-    npu.add_argument("--data_dump_path", help="existing folder for dumps")
+    npu.add_argument("--data_dump_path", type=input_path, help="existing folder for dumps")
     parser.add_bool(npu, "--profiling", False, help="record a profile")
-    npu.add_argument("--profiling_dump_path", help="existing folder for profiles")
+    npu.add_argument("--profiling_dump_path", type=input_path, help="existing folder for profiles")
     parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file")
-    npu.add_argument("--mixlist_file", help="JSON lists of operators for mixed precision")
+    npu.add_argument("--mixlist_file", type=input_path, help="JSON lists of operators for mixed precision")
     parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")
-    npu.add_argument("--fusion_off_file", help="fusion switches")
+    npu.add_argument("--fusion_off_file", type=input_path, help="fusion switches")
     parser.add_bool(npu, "--autotune", False, help="documented; CANN no longer reads it, use AOE_MODE")
 
 

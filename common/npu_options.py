@@ -60,6 +60,24 @@ def fill_session_config(config, options):
     rewrites.memory_optimization = rewrites.OFF  # 2, which this field prints as MANUAL: the value the adapter uses
 
 
+def fill_global_options(options, parameters):
+    """Sets the same options in npu_device.global_options(), where dumps and profiles have subtrees of their own.
+
+    Args:
+      options: npu_device.global_options().
+      parameters: from session_parameters.
+    """
+    for name, value in parameters.items():
+        if name == "use_off_line":  # the device is opened, or it is not
+            continue
+        tree = options
+        if name.startswith(("enable_dump", "dump_")):
+            tree = options.dump_config
+        elif name.startswith("profiling_"):
+            tree = options.profiling_config
+        setattr(tree, "enable_profiling" if name == "profiling_mode" else name, value)
+
+
 def _writable_folder(flag, path):
     if not path or not os.path.isdir(path) or not os.access(path, os.W_OK):
         raise DataError(flag, "an existing folder that can be written", repr(path), "make it and give its path")

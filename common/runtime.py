@@ -18,25 +18,29 @@ class Runtime:
     """What the model's loop needs to know of the machine.
 
     Attributes:
-      tf: tensorflow.compat.v1 with TF2 behaviour off.
+      tf: tensorflow.compat.v1 with TF2 behaviour off; with keras=True TensorFlow 2 as it is.
       device: "npu", "gpu" or "cpu"; `reason` says in a few words why.
       rank, ranks: this process and how many there are (RANK_ID, RANK_SIZE).
       compute_dtype: tf.DType that convolutions and matrix products are to use; variables stay float32.
       warnings: sentences for [warn] lines.
     """
 
-    def __init__(self, parsed):
+    def __init__(self, parsed, keras=False):
         self.warnings = []
         self.rank, self.ranks = int(os.environ.get("RANK_ID", 0)), int(os.environ.get("RANK_SIZE", 1))
-        self.tf = _import_tensorflow()
+        self.tf = _import_tensorflow2() if keras else _import_tensorflow()
         self.device, self.reason = _choose_device(self.tf, parsed.device)
         if self.ranks > 1 and self.device != "npu":
             raise DataError("RANK_SIZE", "1 on %s" % self.device, self.ranks, "start one rank")
         self._npu_parameters = {}
+        if self.device == "gpu" and keras:
+            for gpu in self.tf.config.list_physical_devices("GPU"):
+                self.tf.config.experimental.set_memory_growth(gpu, True)
         if self.device == "npu":
             from common import npu_options
             self._npu_parameters = npu_options.session_parameters(parsed, self.ranks)
-            _import_npu(self.tf)
+            self._npu = _open_npu(self.tf, self._npu_parameters) if keras else _import_npu(self.tf)
+            self._loss_scale = keras and parsed.precision_mode in _MIXED
         else:
             given = [flag for flag in ("over_dump", "data_dump_flag", "profiling", "use_mixlist", "fusion_off_flag",
                                        "autotune") if getattr(parsed, flag)]
@@ -82,6 +86,30 @@ class Runtime:
             return _import_npu(self.tf).npu_distributed_optimizer_wrapper(optimizer)
         return optimizer
 
+    def keras_optimizer(self, optimizer, variables):
+        """A Keras optimizer ready for these variables, with what the device needs around it.
+
+        On Ascend: averaging over ranks, and around it loss scaling where float16 is computed.
+        """
+        if self.device == "npu" and self.ranks > 1:
+            optimizer = self._npu.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)
+        if self.device == "npu" and self._loss_scale:
+            optimizer = self._npu.train.optimizer.NpuLossScaleOptimizer(optimizer)
+        if hasattr(optimizer, "build"):
+            optimizer.build(variables)
+        else:  # Keras 2
+            optimizer._create_all_weights(variables)
+        return optimizer
+
+    def scale_loss(self, loss, optimizer):
+        """The loss to differentiate; pass the gradients through unscale() afterwards."""
+        return optimizer.get_scaled_loss(loss) if hasattr(optimizer, "get_scaled_loss") else loss
+
+    def unscale(self, gradients, optimizer):
+        """The gradients of the loss from those of scale_loss()."""
+        return (optimizer.get_unscaled_gradients(gradients) if hasattr(optimizer, "get_unscaled_gradients")
+                else gradients)
+
     def fuse(self, function):
         """Compiles an elementwise function of tensors into one kernel where TensorFlow can (CPU, TensorFlow 2).
 
@@ -102,6 +130,15 @@ class Runtime:
         checkpoint.check_variables(stored, expected, prefix)
         saver.restore(session, prefix)
 
+    def save(self, saver, session, prefix):
+        """Writes a checkpoint; a full disk and other trouble in TensorFlow's writer become OSError."""
+        try:
+            saver.save(session, prefix, write_meta_graph=False, write_state=False)
+        except (self.tf.errors.OpError, ValueError) as error:
+            reason = "a full disk" if "No space left" in str(error) else "%s: %s" % (type(error).__name__, error)
+            raise OSError("%s: expected to write a checkpoint; found %s; the last whole one is untouched: free some "
+                          "space and give the same command again" % (prefix, " ".join(reason.split()))) from error
+
     def tensorboard(self, folder):
         """A writer with scalar(name, value, step) on rank 0, None elsewhere."""
         return _ScalarWriter(self.tf, folder) if self.rank == 0 else None
@@ -114,7 +151,9 @@ class Runtime:
 
 class _ScalarWriter:
     def __init__(self, tf, folder):
-        self._tf, self._writer = tf, tf.summary.FileWriter(folder)
+        self._tf = tf.compat.v1
+        with self._tf.Graph().as_default():  # this writer has no eager form, the other one needs TensorBoard
+            self._writer = self._tf.summary.FileWriter(folder)
 
     def scalar(self, name, value, step):
         self._writer.add_summary(self._tf.Summary(value=[self._tf.Summary.Value(tag=name, simple_value=value)]), step)
@@ -126,6 +165,16 @@ def _import_tensorflow():
     import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
+    return tf
+
+
+def _import_tensorflow2():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import logging
+
+    import tensorflow as tf
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return tf
 
 
@@ -158,6 +207,20 @@ def _import_npu(tf):
         raise DataError(name, "Ascend's adapter with its native libraries", str(error).split("\n")[0],
                         "source CANN's set_env.sh, and check that hccl and the adapter match TensorFlow %s"
                         % tf.__version__) from error
+
+
+def _open_npu(tf, parameters):
+    """Opens the device for eager TensorFlow 2 with these options and makes it the default one."""
+    try:
+        npu_device = importlib.import_module("npu_device")
+    except (ImportError, tf.errors.NotFoundError) as error:
+        raise DataError("npu_device", "Ascend's adapter for TensorFlow 2.6 with its native libraries",
+                        str(error).split("\n")[0], "source CANN's set_env.sh, and check that the adapter matches "
+                        "TensorFlow %s" % tf.__version__) from error
+    from common import npu_options
+    npu_options.fill_global_options(npu_device.global_options(), parameters)
+    npu_device.open().as_default()
+    return npu_device
 
 
 def _cpu_has_bf16():

@@ -39,11 +39,13 @@ def logits(images, training, compute_dtype=tf.float32, fuse=lambda function: fun
       [B, 10] float32.
     """
     mish = layers.make_mish(fuse)
+    momentum = layers.moving_average_momentum(tf.train.get_or_create_global_step())
 
     def unit(x, name, channels, kernel_px, stride=1, gamma_initial=1.0):
         """Convolution, batch normalisation, mish."""
         with tf.variable_scope(name):
-            return mish(layers.batch_norm(layers.convolution(x, channels, kernel_px, stride), training, gamma_initial))
+            y = layers.convolution(x, channels, kernel_px, stride)
+            return mish(layers.batch_norm(y, training, momentum, gamma_initial))
 
     with tf.variable_scope(NAME, reuse=tf.AUTO_REUSE):
         x = (tf.cast(images, tf.float32) - MEAN_RGB) / STD_RGB

@@ -9,6 +9,20 @@ BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99  # the last stage normalises over 64 values a channel: shorter averages are too noisy
 
 
+def moving_average_momentum(step):
+    """Momentum of the moving statistics at a step: (1 + step) / (10 + step), at most BATCH_NORM_MOMENTUM.
+
+    A run of a hundred steps, too, then evaluates by statistics that have left their initial values.
+
+    Args:
+      step: int64 [] tensor, training steps done.
+    Returns:
+      float32 [].
+    """
+    done = tf.cast(step, tf.float32)
+    return tf.minimum((1.0 + done) / (10.0 + done), BATCH_NORM_MOMENTUM)
+
+
 def make_mish(fuse):
     """mish(x) = x tanh(softplus(x)) (Misra 2019, arXiv:1908.08681, eq. 1) with a gradient that keeps only x.
 
@@ -98,13 +112,14 @@ def _small_map_convolution(x, weights, stride):
     return convolve(x, weights)
 
 
-def batch_norm(x, training, gamma_initial=1.0):
+def batch_norm(x, training, momentum, gamma_initial=1.0):
     """Batch normalisation (Ioffe and Szegedy 2015, algorithms 1 and 2) with scale, shift and moving statistics.
 
     Args:
       x: [B, H, W, C].
       training: Python bool. True normalises by the batch and adds the moving statistics' updates to UPDATE_OPS; False
         normalises by the moving statistics, so that an image's result does not depend on its neighbours.
+      momentum: float32 [], of the moving statistics.
       gamma_initial: initial scale; 0 lets a residual block start as the identity (Goyal et al. 2017, section 5.1).
     Returns:
       [B, H, W, C], x's type. Variables: gamma, beta, moving_mean, moving_variance, each [C].
@@ -124,5 +139,5 @@ def batch_norm(x, training, gamma_initial=1.0):
     y, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True)
     for moving, batch in ((moving_mean, mean), (moving_variance, variance)):
         tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
-                             moving.assign_sub((moving - batch) * (1.0 - BATCH_NORM_MOMENTUM)))
+                             moving.assign_sub((moving - batch) * (1.0 - momentum)))
     return y

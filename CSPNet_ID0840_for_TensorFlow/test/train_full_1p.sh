@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # 50 epochs of CIFAR-10 on one card with the README's recipe; --train_epochs and every flag of train.py may follow.
 set -e
+export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 exec "${PYTHON:-python3}" -m common.launch --case=acc train.py \

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # 200 steps on one card for the speed figure; --train_steps and every flag of train.py may follow.
 set -e
+export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 exec "${PYTHON:-python3}" -m common.launch --case=perf train.py \

@@ -27,7 +27,7 @@ def test_a_boolean_means_what_it_says(words, value):
 @pytest.mark.parametrize('words, name, value', [
     (['--batch-size=8'], 'batch_size', 8), (['--batch_size', '8'], 'batch_size', 8),
     (['--train_epochs=3'], 'epochs', 3),
-    (['--max-epochs=3'], 'epochs', 3), (['--data_dir=x'], 'data_path', 'x'), (['--DISPLAY_STEP=7'], 'log_every', 7),
+    (['--max-epochs=3'], 'epochs', 3), (['--data_dir=/x'], 'data_path', '/x'), (['--DISPLAY_STEP=7'], 'log_every', 7),
     (['--log-every=7'], 'log_every', 7), (['--resume'], 'resume', 'True'), ([], 'resume', 'auto'),
     (['--epochs=5', '--train_epochs=2'], 'epochs', 2),
 ])
@@ -61,3 +61,15 @@ def test_only_what_changes_the_weights_forbids_a_continuation():
     assert flags.first_difference(old, dict(old, output_path='b', log_every=5)) is None
     assert flags.first_difference(old, dict(old, seed=1)) == ('seed', 0, 1)
     assert flags.first_difference(old, dict(old, new=1)) == ('new', None, 1)
+
+
+def test_a_relative_path_counts_from_where_the_user_stands(tmp_path, monkeypatch):
+    (tmp_path / 'model' / 'data').mkdir(parents=True)
+    (tmp_path / 'user').mkdir()
+    monkeypatch.chdir(tmp_path / 'model')
+    monkeypatch.setenv('CALLED_FROM', str(tmp_path / 'user'))
+    data_path = lambda: parser().parse_args(['--data_path=./data/']).data_path  # noqa: E731
+    assert data_path() == str(tmp_path / 'model' / 'data')
+    (tmp_path / 'user' / 'data').mkdir()
+    assert data_path() == str(tmp_path / 'user' / 'data')
+    assert parser().parse_args(['--output_path=out']).output_path == str(tmp_path / 'user' / 'out')

@@ -133,6 +133,7 @@ def test_a_failing_rank_stops_all_and_gives_its_exit_code(start):
     for rank in range(3):
         text = (out / ('train_%d.log' % rank)).read_text()
         assert 'rank %d of 3 device %d' % (rank, rank) in text
+        assert ('saved' in text) == (rank < 2)  # SIGTERM, not SIGKILL, ends the others
         assert not is_alive(int(text.split('pid ')[1].split()[0]))
 
 

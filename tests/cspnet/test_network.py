@@ -109,9 +109,9 @@ def test_mish_and_its_gradient(fused):
 def test_batch_norm_moves_its_statistics_in_training_only():
     x = tf.constant(np.random.RandomState(0).randn(64, 2, 2, 3).astype(np.float32) * 3 + 5)
     with tf.variable_scope('norm', reuse=tf.AUTO_REUSE):
-        y = layers.batch_norm(x, True)
+        y = layers.batch_norm(x, True, 0.99)
         updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-        still = layers.batch_norm(x, False)
+        still = layers.batch_norm(x, False, 0.99)
     moving = {v.op.name.split('/')[1]: v for v in tf.global_variables()}
     assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == updates and len(updates) == 2
     normalised, mean, variance, first = run([y, moving['moving_mean'], moving['moving_variance'], still],
@@ -121,6 +121,11 @@ def test_batch_norm_moves_its_statistics_in_training_only():
     np.testing.assert_allclose(mean, 0.01 * 5, rtol=0.1)
     np.testing.assert_allclose(variance, 1 + 0.01 * (9 - 1), rtol=0.02)
     assert first.mean() > 4  # by the moving statistics, which have hardly moved yet
+
+
+def test_the_moving_average_is_short_at_first():
+    found = run([layers.moving_average_momentum(tf.constant(step, tf.int64)) for step in (0, 90, 100000)])
+    np.testing.assert_allclose(found, [0.1, 0.91, 0.99], rtol=1e-6)
 
 
 def test_an_image_evaluates_the_same_alone_and_in_company():

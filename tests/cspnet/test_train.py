@@ -66,8 +66,9 @@ def test_every_documented_flag_is_accepted():
     parsed = train.parse_args(
         '--MOMENTUM=0.8 --LAMBDA=1e-4 --LEARNING_RATE=0.1 --epochs=3 --batch_size=4 --SUMMARY=s --output_path=o '
         '--data_path=d --DISPLAY_STEP=7 --VAL_EPOCH=2 --resume=False'.split())
-    assert (parsed.MOMENTUM, parsed.LAMBDA, parsed.log_every, parsed.eval_every, parsed.SUMMARY, parsed.resume) == (
-        0.8, 1e-4, 7, 2, 's', 'False')
+    assert (parsed.MOMENTUM, parsed.LAMBDA, parsed.log_every, parsed.eval_every, parsed.resume) == (
+        0.8, 1e-4, 7, 2, 'False')
+    assert parsed.SUMMARY == os.path.abspath('s')
 
 
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():
@@ -121,7 +122,13 @@ def test_four_steps_are_two_and_a_kill_and_two(sample_cifar10, tmp_path):
     assert not different, different[:5]
 
 
-def test_sigterm_saves_and_the_next_run_continues_or_refuses(sample_cifar10, tmp_path):
+def test_ctrl_c_saves(sample_cifar10, tmp_path):
+    process = start(train_command(sample_cifar10, tmp_path / 'run', '--train_steps=100000'), cwd=FOLDER)
+    said = interrupt(process, '[train] step=2', signal.SIGINT)
+    assert process.returncode == 130 and '[save]' in said and 'Traceback' not in said, said
+
+
+def test_sigterm_saves_and_other_flags_do_not_continue_it(sample_cifar10, tmp_path):
     command = train_command(sample_cifar10, tmp_path / 'run', '--train_steps=6')
     process = start(command[:-1] + ['--train_steps=100000'], cwd=FOLDER)
     said = interrupt(process, '[train] step=2', signal.SIGTERM)
@@ -181,6 +188,22 @@ def test_another_networks_checkpoint_is_refused(sample_cifar10, tmp_path, capsys
     line = failure(capsys, '--data_path=%s' % sample_cifar10, '--output_path=%s' % (tmp_path / 'out'),
                    '--resume=%s' % (tmp_path / 'other'), *TINY)
     assert 'variable' in line and 'checkpoint of this network' in line
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=200m', 'tmpfs', str(disk)], stderr=subprocess.DEVNULL):
+        pytest.skip('this user may not mount a small disk')
+    try:
+        code, said = finish([sys.executable, 'train.py', '--synthetic', '--output_path=%s' % (disk / 'run'),
+                             '--train_steps=3', '--save_every=1'] + TINY, cwd=FOLDER)
+        line, = [line for line in said.splitlines() if '[fail]' in line]
+        assert code == 1 and 'found a full disk' in line and 'Traceback' not in said
+        assert os.listdir(str(disk / 'run' / 'ckpt' / 'step-00000001'))
+        assert weights(disk / 'run' / 'ckpt' / 'step-00000001' / 'model')['global_step'] == 1
+    finally:
+        subprocess.call(['umount', str(disk)])
 
 
 def test_no_data_path_says_what_to_give(tmp_path, capsys):
