@@ -182,5 +182,6 @@ def test_a_wrong_flag_is_found_before_anything_starts(start):
 def test_missing_data_is_found_before_anything_starts(start):
     process, out = start('--data_path=nowhere')
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and said == 'nowhere: expected data; found none; give another.\n'
+    assert process.returncode == 1 and said.endswith('nowhere: expected data; found none; give another.\n')
+    assert said.count('\n') == 1
     assert not out.exists()
