@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes .venv, runs ruff, shellcheck and every test; the last line is "N passed, N failed, N skipped".
+# Makes .venv, runs ruff, shellcheck, mypy and every test; the last line is "N passed, N failed, N skipped".
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$ROOT"
@@ -11,7 +11,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   cat <<'TEXT'
 Usage: bash run_tests.sh [PYTEST_ARGS]
 
-Checks the style (ruff, shellcheck), runs tests/ on TensorFlow 2.21 and, where a python3.7 is found, the tests
+Checks the style (ruff, shellcheck, mypy), runs tests/ on TensorFlow 2.21 and, where a python3.7 is found, the tests
 marked "smoke" on TensorFlow 1.15. PYTEST_ARGS go to every pytest process, e.g. -x, -k NAME or tests/common/test_x.py.
 The last line is "N passed, N failed, N skipped"; the exit code is 0 only when nothing failed.
 TEXT
@@ -29,6 +29,7 @@ while IFS= read -r -d '' script; do
   scripts+=("$script")
 done < <(find . \( -name '.venv*' -o -name .git -o -name output \) -prune -o \( -name '*.sh' -o -path ./.ci/run \) -type f -print0)
 .venv/bin/shellcheck -x "${scripts[@]}" || style=bad
+.venv/bin/python -m mypy common || style=bad
 
 # Model folders have modules of equal names (train, utils), so each directory of tests gets its own process.
 # A path among the arguments says which tests are meant: then there is one process, for that path.
@@ -62,7 +63,7 @@ else
   printf 'No python3.7 is on PATH or in pyenv: the smoke tests on TensorFlow 1.15 are left out.\n'
 fi
 
-if [[ $style == bad ]]; then printf 'ruff or shellcheck found something; see above.\n'; fi
+if [[ $style == bad ]]; then printf 'ruff, shellcheck or mypy found something; see above.\n'; fi
 .venv/bin/python - "$results" "$style" <<'PYTHON'
 import glob
 import sys
