@@ -64,7 +64,7 @@ class Runtime:
             self.warnings.append("precision_mode=%s: this CPU has no AVX512_BF16 or AMX_BF16, computing in float32"
                                  % precision_mode)
             return tf.float32
-        if int(tf.__version__.split(".")[0]) < 2 or not hasattr(tf, "function"):
+        if tf.__version__.startswith("1."):
             self.warnings.append("precision_mode=%s: TensorFlow %s has no bfloat16 kernels for this CPU, computing in "
                                  "float32" % (precision_mode, tf.__version__))
             return tf.float32
@@ -115,7 +115,7 @@ class Runtime:
 
         Elsewhere, and where XLA is missing, it is the function itself: the mathematics is the same.
         """
-        if self.device != "cpu" or int(self.tf.__version__.split(".")[0]) < 2:
+        if self.device != "cpu" or self.tf.__version__.startswith("1."):
             return function
         import tensorflow
         return tensorflow.function(function, jit_compile=True)
@@ -141,7 +141,7 @@ class Runtime:
 
     def tensorboard(self, folder):
         """A writer with scalar(name, value, step) on rank 0, None elsewhere."""
-        return _ScalarWriter(self.tf, folder) if self.rank == 0 else None
+        return _ScalarWriter(folder) if self.rank == 0 else None
 
     def describe(self):
         """Fields for the [run] line."""
@@ -150,8 +150,9 @@ class Runtime:
 
 
 class _ScalarWriter:
-    def __init__(self, tf, folder):
-        self._tf = tf.compat.v1
+    def __init__(self, folder):
+        import tensorflow.compat.v1
+        self._tf = tensorflow.compat.v1
         with self._tf.Graph().as_default():  # this writer has no eager form, the other one needs TensorBoard
             self._writer = self._tf.summary.FileWriter(folder)
 

@@ -186,6 +186,7 @@ def ready_machine(machine):
     venv = machine.root / '.venv'
     write_script(venv / 'bin' / 'python', '#!/bin/sh\n'
                                           '[ "$2" = ruff ] && exit ${RUFF_EXIT:-0}\n'
+                                         '[ "$2" = mypy ] && exit ${MYPY_EXIT:-0}\n'
                                           'exec "%s" "$@"\n' % sys.executable)
     write_script(venv / 'bin' / 'shellcheck', '#!/bin/sh\nexit 0\n')
     stamp = machine('-c', 'cksum <constraints/cpu-py311.txt').stdout
@@ -218,8 +219,9 @@ def test_results_are_summed_over_processes(ready_machine):
     none = ready_machine('run_tests.sh', '-k', 'absent')
     assert none.stdout.splitlines()[-1] == '0 passed, 0 failed, 0 skipped' and none.returncode != 0
 
-    style = ready_machine('run_tests.sh', RUFF_EXIT='1')
-    assert style.stdout.splitlines()[-1] == '3 passed, 0 failed, 1 skipped' and style.returncode != 0
+    for linter in ('RUFF_EXIT', 'MYPY_EXIT'):
+        style = ready_machine('run_tests.sh', **{linter: '1'})
+        assert style.stdout.splitlines()[-1] == '3 passed, 0 failed, 1 skipped' and style.returncode != 0
 
 
 @pytest.mark.parametrize('text', ['def test_b(): assert 0\n', 'import absent_module\n',
