@@ -8,6 +8,7 @@ import argparse
 import difflib
 import math
 import os
+import sys
 
 # Published spellings of a flag -> ours. A folder that defines the published spelling itself keeps it.
 ALIASES = {
@@ -32,6 +33,9 @@ FREE_TO_CHANGE = frozenset([
 ])
 
 
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser with the house's dialect; every error is one line on stderr and exit code 2."""
 
@@ -39,6 +43,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(**kwargs)
+        self._booleans = set()
 
     def error(self, message):
         self.exit(2, "%s: %s; see --help\n" % (self.prog, message))
@@ -46,14 +51,17 @@ class Parser(argparse.ArgumentParser):
     def add_bool(self, group, name, default, help):
         """Adds --name, --no_name and --name=True|False to a group of this parser."""
         dest = name[2:]
+        self._booleans.add(name)
         group.add_argument(name, nargs="?", const=True, default=default, type=boolean, metavar="True|False", help=help)
         group.add_argument("--no_" + dest, dest=dest, action="store_false", default=argparse.SUPPRESS,
                            help=argparse.SUPPRESS)
 
     def parse_args(self, args=None, namespace=None):
-        import sys
         known = self._option_string_actions
         words = [self._house_spelling(word, known) for word in (sys.argv[1:] if args is None else args)]
+        for place, word in enumerate(words):
+            if word in self._booleans and (words[place + 1:] or [""])[0].lower() not in _TRUE + _FALSE:
+                words[place] = word + "=True"  # or argparse would take a positional argument for its value
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
@@ -76,9 +84,9 @@ class Parser(argparse.ArgumentParser):
 def boolean(text):
     """'True' or 'False' in any case, also 1/0, yes/no, on/off -> bool."""
     value = str(text).lower()
-    if value in ("true", "1", "yes", "on"):
+    if value in _TRUE:
         return True
-    if value in ("false", "0", "no", "off"):
+    if value in _FALSE:
         return False
     raise argparse.ArgumentTypeError("found '%s', expected True or False" % text)
 

@@ -56,6 +56,14 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(words, parts, capsys):
         assert part in said
 
 
+def test_a_boolean_leaves_the_next_word_alone():
+    made = flags.Parser(prog='report')
+    made.add_bool(made, '--table', False, help='x')
+    made.add_argument('runs', nargs='+')
+    assert made.parse_args(['--table', 'run']).runs == ['run']
+    assert made.parse_args(['--table', 'False', 'run']).table is False
+
+
 def test_only_what_changes_the_weights_forbids_a_continuation():
     old = {'batch_size': 64, 'seed': 0, 'output_path': 'a', 'log_every': 10}
     assert flags.first_difference(old, dict(old, output_path='b', log_every=5)) is None
