@@ -20,6 +20,7 @@ import threading
 import time
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
 _GRACE_SEC = 20  # what the other ranks get to save and end once one has failed
 _PR_SET_PDEATHSIG = 1
 # TensorFlow's C++ prints these before its own log level applies; they stay in the log file.
@@ -36,14 +37,15 @@ def main(argv=None):
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="its flags")
     own = parser.parse_args(argv)
     _enter_venv()
-    if importlib.util.find_spec("tensorflow") is None:
-        return _refuse("tensorflow is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a "
-                       "Python that has it" % (sys.executable, _ROOT))
+    if importlib.util.find_spec("numpy") is None:
+        return _refuse(_NOT_INSTALLED % ("numpy", sys.executable, _ROOT))
 
     from common import checkpoint, datacheck, logparse, report
     model_folder = os.getcwd()
     script = _load(own.script)
     parsed = script.parse_args(own.flags)
+    if importlib.util.find_spec("tensorflow") is None:
+        return _refuse(_NOT_INSTALLED % ("tensorflow", sys.executable, _ROOT))
     output_path = parsed.output_path
     try:
         script.find_data(parsed)
