@@ -64,7 +64,7 @@ class Runtime:
             self.warnings.append("precision_mode=%s: this CPU has no AVX512_BF16 or AMX_BF16, computing in float32"
                                  % precision_mode)
             return tf.float32
-        if tf.__version__.startswith("1."):
+        if tuple(int(part) for part in tf.__version__.split(".")[:2]) < (2, 9):  # before oneDNN was the default
             self.warnings.append("precision_mode=%s: TensorFlow %s has no bfloat16 kernels for this CPU, computing in "
                                  "float32" % (precision_mode, tf.__version__))
             return tf.float32
