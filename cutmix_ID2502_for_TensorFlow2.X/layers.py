@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisation with ReLU: as Keras' layers, for files and evaluation, and in one layer, for training."""
+import tensorflow as tf
+from tensorflow import keras
+
+EPSILON = 1e-3
+MOMENTUM = 0.9  # statistics are over 2,048 values a channel and more: short averages follow the weights
+
+
+def standard_normalise(x, name, shortcut=None):
+    """Batch normalisation (Ioffe and Szegedy 2015), `+ shortcut` where one is given, ReLU."""
+    x = keras.layers.BatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=name)(x)
+    if shortcut is not None:
+        x = keras.layers.Add(name=name + "_add")([x, shortcut])
+    return keras.layers.ReLU(name=name + "_relu")(x)
+
+
+class NormaliseAndRelu(keras.layers.Layer):
+    """ReLU(batch normalisation(x) + shortcut) in training, by TensorFlow's fused operation.
+
+    Its variables are those of Keras' BatchNormalization, which in Keras 3 is computed by a dozen elementwise operations.
+    """
+
+    def build(self, input_shape):
+        shape = input_shape[0] if isinstance(input_shape[0], (tuple, list, tf.TensorShape)) else input_shape
+        channels = [shape[-1]]
+
+        def vector(name, initial, trainable):
+            return self.add_weight(name=name, shape=channels, initializer=initial, trainable=trainable, dtype="float32")
+
+        self.gamma, self.beta = vector("gamma", "ones", True), vector("beta", "zeros", True)
+        self.moving_mean = vector("moving_mean", "zeros", False)
+        self.moving_variance = vector("moving_variance", "ones", False)
+
+    def call(self, inputs):
+        x, shortcut = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=EPSILON, is_training=True)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign_sub((moving - batch) * (1.0 - MOMENTUM))
+        return tf.nn.relu(y if shortcut is None else y + shortcut)
+
+
+def fused_normalise(x, name, shortcut=None):
+    """standard_normalise as one layer, in the type of the map that comes in."""
+    return NormaliseAndRelu(name=name, dtype="float32", autocast=False)(x if shortcut is None else [x, shortcut])
+
+
+def dtype_policy(compute_dtype):
+    """Keras' policy for convolutions in tf.float32 or tf.bfloat16 with float32 variables."""
+    return "float32" if compute_dtype == tf.float32 else keras.mixed_precision.Policy("mixed_bfloat16")

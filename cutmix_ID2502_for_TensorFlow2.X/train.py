@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trains ResNet-20 on CIFAR-10 with CutMix.
+
+    bash test/train_full_1p.sh --data_path=DIR                       15 epochs with the recipe of the README
+    python train.py --data_path=DIR --epochs=15                      the published example's hyper-parameters
+    python train.py --mode=evaluate --checkpoint_dir=test/output/0 --data_path=DIR
+    python train.py --preview=cutmix.png --data_path=DIR             a picture of augmented images
+
+Reads top to bottom: flags, data, network, step, loop. The loop is written out instead of calling fit: it resumes in
+mid-epoch, reads the same as its sister folders' and spends less time between steps. What it prints and leaves on disk:
+README, "Run folder".
+"""
+import argparse
+import collections
+import json
+import math
+import os
+import resource
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+from common import checkpoint, datacheck, flags, runlog  # noqa: E402
+
+PREVIEW_IMAGES = 32
+
+
+def parse_args(argv=None):
+    """Flags of this folder; the defaults are the documented ones, and the published example's where none is."""
+    parser = flags.Parser(prog="train.py", description="Trains ResNet-20 on CIFAR-10 with CutMix.")
+    what = parser.add_argument_group("what to do")
+    what.add_argument("--mode", choices=("train", "evaluate"), default="train", help="what to do")
+    what.add_argument("--checkpoint_dir", type=flags.input_path, metavar="PATH", help="of --mode=evaluate: a run folder, a checkpoint's folder, "
+                      "an .h5 file or a SavedModel folder; default test/output/$ASCEND_DEVICE_ID")
+    what.add_argument("--preview", type=flags.output_path, metavar="FILE.png", help="write a picture of augmented images and end")
+    parser.add_bool(what, "--eval_static", True, help="pad the last evaluation batch, so that all have one shape")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not")
+    recipe.add_argument("--alpha", type=flags.number(above=0), default=0.25, help="lambda ~ Beta(alpha, alpha)")
+    recipe.add_argument("--cutmix_probability", type=flags.number(at_least=0), default=1.0,
+                        help="share of the images that get a box")
+    parser.add_bool(recipe, "--crop_and_flip", False, help="random crop and mirror, before CutMix")
+    recipe.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd: Nesterov momentum 0.9")
+    recipe.add_argument("--learning_rate", type=flags.number(above=0), default=1e-3, help="rate after warm-up")
+    recipe.add_argument("--schedule", choices=("constant", "cosine"), default="constant", help="rate after warm-up")
+    recipe.add_argument("--warmup_steps", type=flags.integer(0), default=0, help="linear warm-up")
+    recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=2e-4,
+                        help="times the kernels, added to their gradients: twice the factor of an L2 penalty")
+    flags.add_run_group(parser, epochs=15, batch_size=32, precision_mode="allow_mix_precision")
+    parser.set_defaults(mixlist_file=os.path.join(HERE, "configs", "ops_info.json"))
+    parsed = parser.parse_args(argv)
+    if parsed.cutmix_probability > 1:
+        parser.error("argument --cutmix_probability: found '%g', expected a number from 0 to 1"
+                     % parsed.cutmix_probability)
+    folder = flags.default_output_path(HERE)
+    if parsed.mode == "evaluate":
+        parsed.checkpoint_dir = parsed.checkpoint_dir or folder
+        # Where a launcher puts its log; not the run that is evaluated.
+        folder = os.path.join(os.path.dirname(folder), "evaluate-" + os.path.basename(folder))
+    elif parsed.checkpoint_dir:
+        parser.error("argument --checkpoint_dir: is for --mode=evaluate; to train on from a checkpoint give --resume=PATH")
+    parsed.output_path = parsed.output_path or folder
+    return parsed
+
+
+def find_data(parsed):
+    """Where the data is: --data_path, None with --synthetic.
+
+    Raises:
+      DataError: there is no CIFAR-10; says what to give.
+    """
+    return None if parsed.synthetic else datacheck.find_cifar10(parsed.data_path)
+
+
+def load_data(parsed):
+    """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
+    path = find_data(parsed)
+    return datacheck.load_cifar10(path) if path else datacheck.random_cifar10(2048, 500, parsed.seed)
+
+
+def learning_rate(step, total_steps, parsed):
+    """The rate of a step (from 0): linear warm-up, then constant, or a cosine down to 0 (Loshchilov and Hutter 2017)."""
+    warmup_steps = min(parsed.warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return parsed.learning_rate * (step + 1) / warmup_steps
+    if parsed.schedule == "constant":
+        return parsed.learning_rate
+    return parsed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+Training = collections.namedtuple("Training", "network optimizer step")
+
+
+def build_training(runtime, parsed):
+    """The network in its form for training, and one step as a compiled function.
+
+    Returns:
+      Training: network (keras.Model), optimizer (its variables exist), and step: (images uint8 [B, 32, 32, 3], labels
+      float32 [B, classes], rate float32 []) -> loss float32 [] (cross-entropy alone: the decay is in the gradients).
+    """
+    tf = runtime.tf
+    import layers
+    import resnet
+    network = resnet.resnet20(parsed.seed, layers.fused_normalise, layers.dtype_policy(runtime.compute_dtype))
+    variables = network.trainable_variables
+    if parsed.optimizer == "sgd":
+        optimizer = tf.keras.optimizers.SGD(parsed.learning_rate, momentum=0.9, nesterov=True)
+    else:
+        optimizer = tf.keras.optimizers.Adam(parsed.learning_rate)
+    optimizer = runtime.keras_optimizer(optimizer, variables)
+
+    @tf.function
+    def step(images, labels, rate):
+        with tf.GradientTape() as tape:
+            scores = network(images, training=True)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=scores))
+            scaled_loss = runtime.scale_loss(loss, optimizer)
+        gradients = runtime.unscale(tape.gradient(scaled_loss, variables), optimizer)
+        gradients = [gradient + parsed.weight_decay * variable if len(variable.shape) > 1 else gradient
+                     for gradient, variable in zip(gradients, variables)]
+        optimizer.learning_rate.assign(rate)
+        optimizer.apply_gradients(zip(gradients, variables))
+        return loss
+
+    return Training(network, optimizer, step)
+
+
+def train(parsed):
+    """Runs the training; returns the exit code. Raises DataError and NonFiniteLoss, which main() reports."""
+    # Data, before the run folder is touched
+    started = time.time()
+    data = load_data(parsed)
+
+    # Run folder
+    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
+    datacheck.prepare_output_dir(parsed.output_path)
+    store = checkpoint.CheckpointStore(parsed.output_path)
+    store.clean()
+    restored = store.newest() if continued else None
+    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
+        restored = checkpoint.find_checkpoint(parsed.resume)
+
+    # Device
+    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
+    runtime = Runtime(parsed, keras=True)
+    images_per_step = parsed.batch_size * runtime.ranks
+    steps_per_epoch = len(data.train_images) // images_per_step
+    if steps_per_epoch == 0:
+        raise datacheck.DataError("--batch_size", "at most the %d training images of the data" %
+                                  len(data.train_images), "%d images a step" % images_per_step, "give a smaller one")
+    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+
+    # Network
+    tf = runtime.tf
+    import evaluation
+    import input_pipeline
+    import model_files
+    import resnet
+    network, optimizer, train_step = build_training(runtime, parsed)
+    standard = resnet.resnet20()  # the same in Keras' own layers and float32: evaluation must not depend on the hardware
+    scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
+    first_step = 0
+    if restored:
+        model_files.load_weights(network, restored[0] + ".h5")
+        model_files.restore_optimizer(restored[0], optimizer)
+        first_step = restored[1].get("step", 0)
+    checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+                          json.dumps(vars(parsed), indent=1, sort_keys=True))
+    log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
+    log.event(runlog.RUN, model="CutMix", network=resnet.NAME, batch_size=parsed.batch_size,
+              images=len(data.train_images), steps=total_steps, first_step=first_step, seed=parsed.seed,
+              precision_mode=parsed.precision_mode, commit=runlog.source_commit(), parameters=standard.count_params(),
+              **runtime.describe())
+    for message in runtime.warnings:
+        log.warn(message)
+
+    def save(step, metric=None):
+        model_files.copy_weights(network, standard)
+        state = {"step": step, "network": resnet.NAME, "wall_sec": before_sec + time.time() - started}
+        path = store.save(state, lambda prefix: model_files.save(prefix, standard, optimizer), metric)
+        log.event(runlog.SAVE, step=step, path=path)
+        return path
+
+    def evaluate_at(step):
+        model_files.copy_weights(network, standard)
+        predicted = evaluation.predict(scores, data.test_images, parsed.eval_static)
+        result = evaluation.metrics(predicted, data.test_labels)
+        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
+        return result
+
+    # Loop
+    stop = checkpoint.StopRequest()
+    throughput = runlog.Throughput(images_per_step)
+    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
+    newest = restored[0] if restored else None
+    result, recent_losses = None, []
+    bar = runlog.progress_bar(total_steps, first_step)
+    batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, resnet.CLASSES, parsed,
+                                                   first_step, runtime.rank, runtime.ranks))
+    for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
+        asked = time.perf_counter()
+        images, labels = next(batches)
+        data_wait_sec = time.perf_counter() - asked
+        rate = learning_rate(step - 1, total_steps, parsed)
+        loss_value = float(train_step(images, labels, tf.constant(rate, tf.float32)))
+        throughput.step(data_wait_sec)
+        recent_losses.append(loss_value)
+        log.check_finite(loss_value, step, newest)
+        bar.update()
+
+        last = step == total_steps
+        epoch_ended = step % steps_per_epoch == 0
+        epoch = step // steps_per_epoch
+        evaluation_due = last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0)
+        with throughput.paused():
+            if step == first_step + 1 or step % parsed.log_every == 0 or last:
+                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch,
+                          loss=sum(recent_losses) / len(recent_losses), lr=rate,
+                          **throughput.recent(total_steps - step))
+                recent_losses = []
+            if evaluation_due and not stop.exit_code:
+                result = evaluate_at(step)
+                newest = save(step, result["top1"])
+            elif step % parsed.save_every == 0 or stop.exit_code:
+                newest = save(step)
+        if stop.exit_code:
+            return stop.exit_code
+    bar.close()
+
+    if result is None:  # killed between the last checkpoint and its [done] line
+        result = evaluate_at(total_steps)
+    if runtime.rank == 0:
+        model_files.export(tf, os.path.join(parsed.output_path, "export"), standard)
+    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"],
+              wall_sec=before_sec + time.time() - started,
+              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
+    return 0
+
+
+def evaluate(parsed):
+    """--mode=evaluate: the figures of a saved network on all test images; returns 0."""
+    data = load_data(parsed)
+    from common.runtime import Runtime
+    runtime = Runtime(parsed, keras=True)
+    import evaluation
+    import model_files
+    import resnet
+    scores, found, step = model_files.find_scores(
+        runtime.tf, parsed.checkpoint_dir, resnet.resnet20,
+        lambda network: evaluation.make_score_function(runtime.tf, network, parsed.eval_static))
+    log = runlog.RunLog()
+    log.event(runlog.RUN, model="CutMix", mode="evaluate", network=resnet.NAME, batch_size=evaluation.BATCH_SIZE,
+              checkpoint=found, **runtime.describe())
+    started = time.time()
+    predicted = evaluation.predict(scores, data.test_images, parsed.eval_static)
+    images_per_sec = len(data.test_images) / (time.time() - started)
+    result = evaluation.metrics(predicted, data.test_labels)
+    log.event(runlog.EVAL, step=step, images=len(data.test_labels), **result)
+    log.event(runlog.DONE, step=step, images_per_sec=images_per_sec, images_per_sec_per_card=images_per_sec,
+              ms_per_step=1000 * evaluation.BATCH_SIZE / images_per_sec, top1=result["top1"], status="ok")
+    return 0
+
+
+def write_preview(parsed):
+    """--preview: a picture of the first images of a run with these flags; returns 0."""
+    data = load_data(parsed)
+    from common.runtime import Runtime
+    Runtime(parsed, keras=True)
+    import input_pipeline
+    from preview import draw_preview
+    shown = argparse.Namespace(**dict(vars(parsed), batch_size=min(PREVIEW_IMAGES, len(data.train_images))))
+    images, labels = next(iter(input_pipeline.training_batches(data.train_images, data.train_labels,
+                                                               len(data.class_names), shown, 0)))
+    draw_preview(images.numpy(), labels.numpy(), data.class_names, parsed.preview)
+    print("preview: %s" % parsed.preview)
+    return 0
+
+
+def main(argv=None):
+    parsed = parse_args(argv)
+    try:
+        return write_preview(parsed) if parsed.preview else {"train": train, "evaluate": evaluate}[parsed.mode](parsed)
+    except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
+        begun = parsed.mode == "train" and not parsed.preview and not isinstance(error, datacheck.DataError)
+        runlog.RunLog(parsed.output_path if begun else None).event(runlog.FAIL, message=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order and augmentation are functions of (seed, step); every image once an epoch; ranks see other images."""
+import argparse
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+tf = pytest.importorskip('tensorflow', '2.6')
+sys.path.insert(0, os.path.join(ROOT, 'cutmix_ID2502_for_TensorFlow2.X'))
+import input_pipeline  # noqa: E402
+
+COUNT = 50
+IMAGES = np.broadcast_to(np.arange(COUNT, dtype=np.uint8)[:, None, None, None], (COUNT, 32, 32, 3))
+LABELS = np.arange(COUNT) % 10
+
+
+def batches(first_step, steps, rank=0, ranks=1, **changes):
+    flags = dict(batch_size=8, seed=0, augment='none', alpha=1.0, cutmix_probability=1.0, crop_and_flip=False)
+    flags.update(changes)
+    dataset = input_pipeline.training_batches(IMAGES, LABELS, 10, argparse.Namespace(**flags), first_step, rank, ranks)
+    return [(images.numpy(), labels.numpy()) for images, labels in dataset.take(steps)]
+
+
+def numbers(made):
+    return np.concatenate([images[:, 0, 0, 0] for images, _ in made])
+
+
+def test_an_epoch_visits_every_image_at_most_once_and_drops_the_remainder():
+    made = batches(0, 12)
+    first, second = numbers(made[:6]), numbers(made[6:])
+    assert len(set(first)) == len(set(second)) == 48
+    assert list(first) != list(second) and list(first) != sorted(first)
+    for images, labels in made:
+        assert images.shape == (8, 32, 32, 3) and images.dtype == np.uint8
+        assert np.array_equal(labels.argmax(1), images[:, 0, 0, 0] % 10) and (labels.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize('augment, crop_and_flip', [('none', False), ('cutmix', True)])
+@pytest.mark.parametrize('first_step', [1, 6, 9])
+def test_a_step_is_the_same_after_a_resume(augment, crop_and_flip, first_step):
+    whole = batches(0, 14, augment=augment, crop_and_flip=crop_and_flip)
+    resumed = batches(first_step, 3, augment=augment, crop_and_flip=crop_and_flip)
+    for (images, labels), (images_again, labels_again) in zip(whole[first_step:], resumed):
+        assert np.array_equal(images, images_again) and np.array_equal(labels, labels_again)
+
+
+def test_seed_and_step_change_the_augmentation():
+    same = batches(0, 1, augment='cutmix'), batches(0, 1, augment='cutmix')
+    assert np.array_equal(same[0][0][0], same[1][0][0])
+    assert not np.array_equal(numbers(batches(0, 6)), numbers(batches(0, 6, seed=1)))
+    labels = [labels.max(1) for _, labels in batches(0, 4, augment='cutmix')]
+    assert not np.array_equal(labels[0], labels[1])
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    made = [batches(0, 3, rank=rank, ranks=2) for rank in range(2)]
+    seen = [set(numbers(part)) for part in made]
+    assert [len(part) for part in seen] == [24, 24] and not seen[0] & seen[1]
