@@ -11,8 +11,8 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   cat <<'TEXT'
 Usage: bash run_tests.sh [PYTEST_ARGS]
 
-Checks the style (ruff, shellcheck, mypy), runs tests/ on TensorFlow 2.21 and, where a python3.7 is found, the tests
-marked "smoke" on TensorFlow 1.15. PYTEST_ARGS go to every pytest process, e.g. -x, -k NAME or tests/common/test_x.py.
+Checks the style (ruff, shellcheck, mypy), runs tests/ on TensorFlow 2.21, and the tests marked "smoke" on TensorFlow 1.15
+where a python3.7 is found and on TensorFlow 2.6 where a python3.9 is. PYTEST_ARGS go to every pytest process, e.g. -x, -k NAME or tests/common/test_x.py.
 The last line is "N passed, N failed, N skipped"; the exit code is 0 only when nothing failed.
 TEXT
   exit 0
@@ -54,14 +54,21 @@ run_packages() { # PYTHON LABEL [PYTEST_ARGS]
 
 run_packages .venv/bin/python tf2.21 "$@"
 
-if [[ $(uname -m) != x86_64 ]]; then
-  printf 'TensorFlow 1.15 exists for x86_64 only: its smoke tests are left out.\n'
-elif python37=$(find_python 3.7 3.7 3.7); then
-  make_venv "$ROOT/.venv-py37" "$python37" "$ROOT/constraints/ascend-py37.txt" "TensorFlow 1.15, 1 GB"
-  run_packages .venv-py37/bin/python tf1.15 -m smoke "$@"
-else
-  printf 'No python3.7 is on PATH or in pyenv: the smoke tests on TensorFlow 1.15 are left out.\n'
-fi
+smoke_on() { # PYTHON_VERSION TENSORFLOW_VERSION SIZE [PYTEST_ARGS]
+  local version=$1 tensorflow=$2 size=$3 python venv=$ROOT/.venv-py${1//./}
+  shift 3
+  if [[ $(uname -m) != x86_64 ]]; then
+    printf 'TensorFlow %s exists for x86_64 only: its smoke tests are left out.\n' "$tensorflow"
+  elif python=$(find_python "$version" "$version" "$version"); then
+    make_venv "$venv" "$python" "$ROOT/constraints/ascend-py${version//./}.txt" "TensorFlow $tensorflow, $size"
+    run_packages "$venv/bin/python" "tf$tensorflow" -m smoke "$@"
+  else
+    printf 'No python%s is on PATH or in pyenv: the smoke tests on TensorFlow %s are left out.\n' "$version" "$tensorflow"
+  fi
+}
+
+smoke_on 3.7 1.15 '1 GB' "$@"
+smoke_on 3.9 2.6 '1.4 GB' "$@"
 
 if [[ $style == bad ]]; then printf 'ruff, shellcheck or mypy found something; see above.\n'; fi
 .venv/bin/python - "$results" "$style" <<'PYTHON'
