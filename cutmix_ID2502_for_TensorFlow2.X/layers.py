@@ -18,7 +18,7 @@ def standard_normalise(x, name, shortcut=None):
 class NormaliseAndRelu(keras.layers.Layer):
     """ReLU(batch normalisation(x) + shortcut) in training, by TensorFlow's fused operation.
 
-    Its variables are those of Keras' BatchNormalization, which in Keras 3 is computed by a dozen elementwise operations.
+    Its variables are those of Keras' BatchNormalization, which Keras 3 computes by a dozen elementwise operations.
     """
 
     def build(self, input_shape):

@@ -8,13 +8,15 @@ A checkpoint folder holds, beside common.checkpoint's state.json:
 export/saved_model of a run folder serves: uint8 images [N, H, W, 3] -> scores and probabilities [N, classes].
 """
 import os
+import warnings
 
 import numpy as np
 
-from common import checkpoint
+from common import checkpoint, datacheck
 from common.datacheck import DataError
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
+_HDF5_OVERHEAD_BYTES = 1000000
 
 
 def save(prefix, network, optimizer):
@@ -24,10 +26,25 @@ def save(prefix, network, optimizer):
       prefix: path up to ".h5".
       network: keras.Model made of Keras' own layers.
       optimizer: keras.optimizers.Optimizer.
+    Raises:
+      DataError: the disk is full. Asked before, because hdf5 can crash on a full disk.
+      OSError: they cannot be written.
     """
-    network.save(prefix + ".h5", include_optimizer=False)
+    values = 2 * network.count_params() + sum(int(np.prod(v.shape)) for v in optimizer_variables(optimizer))
+    datacheck.check_free_space(prefix, 4 * values + _HDF5_OVERHEAD_BYTES)
+    try:
+        _save_network(prefix, network)
+        np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in optimizer_variables(optimizer)])
+    except Exception as error:  # hdf5 raises OSError, RuntimeError and others
+        raise OSError("%s: expected to write a checkpoint; found %s: %s; the last whole one is untouched" % (
+            prefix, type(error).__name__, " ".join(str(error).split()))) from error
+
+
+def _save_network(prefix, network):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 3 recommends another format than the documented one
+        network.save(prefix + ".h5", include_optimizer=False)
     network.save_weights(prefix + ".weights.h5")
-    np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in optimizer_variables(optimizer)])
 
 
 def restore_optimizer(prefix, optimizer):
@@ -82,10 +99,12 @@ def load_weights(network, path):
         raise DataError(path, "an hdf5 file of weights", str(error), "give another one") from error
     if layers_by_class:
         try:
-            network.load_weights(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # one for each layer that is not found
+                network.load_weights(path)
         except Exception as error:  # Keras raises ValueError, KeyError and others
             raise DataError(path, "weights of %s that this Keras can read" % network.name,
-                            str(error).strip().split("\n")[0], "give the model.h5 beside it, or another file") from error
+                            str(error).strip().split("\n")[0], "give the model.h5 beside it, or another one") from error
         return
     variables = network_variables(network)
     checkpoint.check_variables({name: list(value.shape) for name, value in found.items()},
@@ -97,8 +116,7 @@ def load_weights(network, path):
 def export(tf, folder, network):
     """Writes folder/model.h5, folder/model.weights.h5 and folder/saved_model."""
     os.makedirs(folder, exist_ok=True)
-    network.save(os.path.join(folder, "model.h5"), include_optimizer=False)
-    network.save_weights(os.path.join(folder, "model.weights.h5"))
+    _save_network(os.path.join(folder, "model"), network)
 
     def serve(images):
         scores = network(images, training=False)
@@ -124,8 +142,12 @@ def find_scores(tf, path, make_network, make_score_function):
       DataError: nothing is there, or it is of another network.
     """
     if os.path.exists(os.path.join(path, "saved_model.pb")):
-        loaded = tf.saved_model.load(path)
-        serve = loaded.signatures["serving_default"]
+        try:
+            loaded = tf.saved_model.load(path)
+            serve = loaded.signatures["serving_default"]
+        except Exception as error:  # TensorFlow raises OSError, KeyError, its own and others
+            raise DataError(path, "a SavedModel with serving_default", str(error).split("\n")[0],
+                            "give export/saved_model of a run folder") from error
 
         def scores(images, _loaded=loaded):  # the signature lives as long as its module
             return serve(**{INPUTS: tf.constant(images)})[OUTPUTS[0]].numpy()

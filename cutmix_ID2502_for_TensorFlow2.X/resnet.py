@@ -50,7 +50,7 @@ def resnet20(seed=0, normalise=layers.standard_normalise, dtype="float32"):
 
 
 def half_size(x, name, dtype):
-    """Shortcut of option A: every second pixel, and as many zero channels as there are (He et al. 2015, section 4.1)."""
+    """Shortcut of option A (He et al. 2015, section 4.1): every second pixel, and as many zero channels as it has."""
     x = keras.layers.AveragePooling2D(1, 2, dtype=dtype, name=name + "subsample")(x)
     zeros = keras.layers.Rescaling(0.0, dtype=dtype, name=name + "zeros")(x)
     return keras.layers.Concatenate(dtype=dtype, name=name + "shortcut")([x, zeros])

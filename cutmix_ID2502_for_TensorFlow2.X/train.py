@@ -33,9 +33,11 @@ def parse_args(argv=None):
     parser = flags.Parser(prog="train.py", description="Trains ResNet-20 on CIFAR-10 with CutMix.")
     what = parser.add_argument_group("what to do")
     what.add_argument("--mode", choices=("train", "evaluate"), default="train", help="what to do")
-    what.add_argument("--checkpoint_dir", type=flags.input_path, metavar="PATH", help="of --mode=evaluate: a run folder, a checkpoint's folder, "
-                      "an .h5 file or a SavedModel folder; default test/output/$ASCEND_DEVICE_ID")
-    what.add_argument("--preview", type=flags.output_path, metavar="FILE.png", help="write a picture of augmented images and end")
+    what.add_argument("--checkpoint_dir", type=flags.input_path, metavar="PATH",
+                      help="of --mode=evaluate: a run folder, a checkpoint's folder, an .h5 file or a SavedModel; "
+                           "default test/output/$ASCEND_DEVICE_ID")
+    what.add_argument("--preview", type=flags.output_path, metavar="FILE.png",
+                      help="write a picture of augmented images and end")
     parser.add_bool(what, "--eval_static", True, help="pad the last evaluation batch, so that all have one shape")
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not")
@@ -61,7 +63,7 @@ def parse_args(argv=None):
         # Where a launcher puts its log; not the run that is evaluated.
         folder = os.path.join(os.path.dirname(folder), "evaluate-" + os.path.basename(folder))
     elif parsed.checkpoint_dir:
-        parser.error("argument --checkpoint_dir: is for --mode=evaluate; to train on from a checkpoint give --resume=PATH")
+        parser.error("argument --checkpoint_dir: is for --mode=evaluate; to train on from there give --resume=PATH")
     parsed.output_path = parsed.output_path or folder
     return parsed
 
@@ -82,7 +84,14 @@ def load_data(parsed):
 
 
 def learning_rate(step, total_steps, parsed):
-    """The rate of a step (from 0): linear warm-up, then constant, or a cosine down to 0 (Loshchilov and Hutter 2017)."""
+    """The rate of a step.
+
+    Args:
+      step: int from 0.
+      total_steps: int.
+      parsed: namespace with learning_rate (the peak), schedule ("constant", or "cosine": Loshchilov and Hutter 2017,
+        eq. 5, one period, down to 0) and warmup_steps (the rate rises linearly over these; at most half the run).
+    """
     warmup_steps = min(parsed.warmup_steps, total_steps // 2)
     if step < warmup_steps:
         return parsed.learning_rate * (step + 1) / warmup_steps
@@ -160,7 +169,7 @@ def train(parsed):
     import model_files
     import resnet
     network, optimizer, train_step = build_training(runtime, parsed)
-    standard = resnet.resnet20()  # the same in Keras' own layers and float32: evaluation must not depend on the hardware
+    standard = resnet.resnet20()  # the same in Keras' own layers and float32, for evaluation and for the files
     scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
     first_step = 0
     if restored:
@@ -253,7 +262,7 @@ def evaluate(parsed):
         lambda network: evaluation.make_score_function(runtime.tf, network, parsed.eval_static))
     log = runlog.RunLog()
     log.event(runlog.RUN, model="CutMix", mode="evaluate", network=resnet.NAME, batch_size=evaluation.BATCH_SIZE,
-              checkpoint=found, **runtime.describe())
+              checkpoint=found, **dict(runtime.describe(), compute_dtype="float32"))
     started = time.time()
     predicted = evaluation.predict(scores, data.test_images, parsed.eval_static)
     images_per_sec = len(data.test_images) / (time.time() - started)

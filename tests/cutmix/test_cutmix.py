@@ -11,6 +11,8 @@ tf = pytest.importorskip('tensorflow', '2.6')
 sys.path.insert(0, os.path.join(ROOT, 'cutmix_ID2502_for_TensorFlow2.X'))
 import cutmix  # noqa: E402
 
+pytestmark = pytest.mark.smoke
+
 
 def key(*numbers):
     return tf.constant(numbers, tf.int64)
