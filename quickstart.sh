@@ -10,7 +10,7 @@ usage() {
   cat <<'TEXT'
 Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [-- TRAIN_FLAGS]
 
-  --model=NAME      cspnet (default)
+  --model=NAME      cspnet (default) or cutmix
   --data_path=DIR   your data set; without it a small one is drawn into .sampledata/ and trained for 3 epochs
   -- TRAIN_FLAGS    handed to the model's test/train_full_1p.sh, e.g. -- --train_epochs=10
 
@@ -37,7 +37,8 @@ done
 
 case $model in
   cspnet) folder=CSPNet_ID0840_for_TensorFlow layout=cifar10 ;;
-  *) fail "--model=$model is not here; choose one of: cspnet." 2 ;;
+  cutmix) folder=cutmix_ID2502_for_TensorFlow2.X layout=cifar10 ;;
+  *) fail "--model=$model is not here; choose one of: cspnet, cutmix." 2 ;;
 esac
 
 make_cpu_venv

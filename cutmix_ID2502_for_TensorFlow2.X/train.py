@@ -84,11 +84,9 @@ def load_data(parsed):
 
 
 def learning_rate(step, total_steps, parsed):
-    """The rate of a step.
+    """The rate of a step, an int from 0.
 
     Args:
-      step: int from 0.
-      total_steps: int.
       parsed: namespace with learning_rate (the peak), schedule ("constant", or "cosine": Loshchilov and Hutter 2017,
         eq. 5, one period, down to 0) and warmup_steps (the rate rises linearly over these; at most half the run).
     """
