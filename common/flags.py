@@ -29,7 +29,8 @@ PRECISION_MODES = (
 # These may differ between a run and its continuation: they change what is shown, kept or recorded, not the weights.
 FREE_TO_CHANGE = frozenset([
     "data_path", "output_path", "SUMMARY", "log_every", "eval_every", "save_every", "resume", "over_dump",
-    "data_dump_flag", "data_dump_step", "data_dump_path", "profiling", "profiling_dump_path",
+    "data_dump_flag", "data_dump_step", "data_dump_path", "profiling", "profiling_dump_path", "log_name", "threads",
+    "iterations_per_loop", "max_bad_records", "do_checkpoint", "prepare",
 ])
 
 

@@ -46,20 +46,27 @@ class RunLog:
       output_path: run folder, or None to print only.
       rank: this process; ranks above 0 say only [fail].
       tensorboard: an object with scalar(name, value, step), or None.
+      log_name: a file of the run folder that gets the event lines as well, or None.
     """
 
-    def __init__(self, output_path=None, rank=0, tensorboard=None):
+    def __init__(self, output_path=None, rank=0, tensorboard=None, log_name=None):
         self.rank, self.tensorboard = rank, tensorboard
-        self._file = None
+        self._file = self._text_file = None
         if output_path and rank == 0:
             self._file = open(os.path.join(output_path, METRICS_FILE), "a", encoding="utf-8")
+            if log_name:
+                self._text_file = open(os.path.join(output_path, log_name), "a", encoding="utf-8")
 
     def event(self, event, **fields):
         """Prints one event and appends it to metrics.jsonl; numbers also go to TensorBoard as <event>/<key>."""
         if self.rank != 0 and event != FAIL:
             return
         terminal_width_cleared = "\r\033[K" if sys.stdout.isatty() else ""
-        print(terminal_width_cleared + time.strftime("%H:%M:%S ") + format_event(event, fields), flush=True)
+        line = time.strftime("%H:%M:%S ") + format_event(event, fields)
+        print(terminal_width_cleared + line, flush=True)
+        if self._text_file:
+            self._text_file.write(line + "\n")
+            self._text_file.flush()
         if self._file:
             self._file.write(json.dumps(dict(time=round(time.time(), 3), event=event, **fields)) + "\n")
             self._file.flush()
@@ -79,8 +86,9 @@ class RunLog:
                 "learning rate, or set --precision_mode=force_fp32" % (step, loss, checkpoint or "none yet"))
 
     def close(self):
-        if self._file:
-            self._file.close()
+        for file in (self._file, self._text_file):
+            if file:
+                file.close()
 
 
 class Throughput:

@@ -2,6 +2,7 @@
 """Draws small, learnable data sets in the layouts of the real ones, to try training without a download.
 
     python -m common.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
+    python -m common.sampledata imagenet --output DIR [--train 400] [--test 100] [--seed 0]
 
 The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
 """
@@ -12,7 +13,7 @@ import pickle
 import shutil
 import sys
 import tempfile
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from common.datacheck import (
 
 # Each looks the same in a mirror, because training flips its images.
 SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')
+IMAGENET_CLASSES = tuple('n%08d' % number for number in range(1, len(SHAPES) + 1))  # made up, in the order of SHAPES
 MARKER_FILE = 'sample.json'
 
 # Raised when the drawing changes, so that an older folder is drawn anew.
@@ -170,6 +172,22 @@ def _is_drawn(output: str, settings: Dict[str, Any]) -> bool:
     return marker.get('settings') == settings and _file_sizes(output) == marker.get('files')
 
 
+def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
+    from PIL import Image
+    for split, count, index in (('train', train, 0), ('val', test, 1)):
+        rng = np.random.RandomState([seed, index])
+        labels = rng.permutation(np.arange(count) % len(SHAPES))
+        for class_id in IMAGENET_CLASSES:
+            os.makedirs(os.path.join(output, split, class_id))
+        images = _draw_chunk(labels, rng)
+        # Sizes and shapes vary as in the real set; a pixel of the drawing becomes three to five.
+        sizes_px = rng.randint(96, 161, (count, 2)).tolist()
+        for row, (pixels, label, size_px) in enumerate(zip(images, labels, sizes_px)):
+            name = '%s_%d.JPEG' % (IMAGENET_CLASSES[label], row)
+            image = Image.fromarray(pixels).resize(size_px, Image.BICUBIC)
+            image.save(os.path.join(output, split, IMAGENET_CLASSES[label], name), 'JPEG', quality=90)
+
+
 def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0) -> bool:
     """Draws ten classes of shapes and textures as OUTPUT/cifar-10-batches-py, in CIFAR-10's own file layout.
 
@@ -188,11 +206,24 @@ def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0)
     Raises:
         DataError: the folder holds something else, or it cannot be written.
     """
-    for name, value, lowest in (('train', train, 5), ('test', test, 1), ('seed', seed, 0)):
-        if value < lowest:
-            raise DataError('--' + name, 'a number of at least %d' % lowest, str(value), 'give a larger one')
+    return _draw(_write_cifar10, 'cifar10', output, train, test, seed, lowest=(5, 1))
+
+
+def draw_imagenet(output: str, train: int = 400, test: int = 100, seed: int = 0) -> bool:
+    """Draws the same ten classes as JPEGs of 96 to 160 pixels a side in OUTPUT/train/<class>/ and OUTPUT/val/<class>/.
+
+    Arguments, result and errors are those of `draw_cifar10`; each split has at least one image of each class.
+    """
+    return _draw(_write_imagenet, 'imagenet', output, train, test, seed, lowest=(10, 10))
+
+
+def _draw(write: Callable[[str, int, int, int], None], layout: str, output: str, train: int, test: int, seed: int,
+          lowest: Tuple[int, int]) -> bool:
+    for name, value, least in (('train', train, lowest[0]), ('test', test, lowest[1]), ('seed', seed, 0)):
+        if value < least:
+            raise DataError('--' + name, 'a number of at least %d' % least, str(value), 'give a larger one')
     output = os.path.abspath(os.path.expanduser(output))
-    settings = {'layout': 'cifar10', 'version': _DRAWING_VERSION, 'train': train, 'test': test, 'seed': seed}
+    settings = {'layout': layout, 'version': _DRAWING_VERSION, 'train': train, 'test': test, 'seed': seed}
     if _is_drawn(output, settings):
         return False
     parent = os.path.dirname(output)
@@ -202,7 +233,7 @@ def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0)
         work = tempfile.mkdtemp(prefix='.%s-' % os.path.basename(output), dir=parent)
         fresh, old = os.path.join(work, 'new'), os.path.join(work, 'old')
         os.mkdir(fresh)
-        _write_cifar10(fresh, train, test, seed)
+        write(fresh, train, test, seed)
         marker = {'made_by': _MADE_BY, 'settings': settings, 'files': _file_sizes(fresh)}
         with open(os.path.join(fresh, MARKER_FILE), 'w', encoding='utf-8') as stream:
             json.dump(marker, stream, indent=1)
@@ -234,16 +265,19 @@ def main(argv: Optional[List[str]] = None) -> int:
                                      description='Draws small, learnable sample data.')
     layouts = parser.add_subparsers(dest='layout', metavar='LAYOUT')
     layouts.required = True
-    cifar10 = layouts.add_parser('cifar10', allow_abbrev=False, help='ten classes of 32x32 images',
+    for layout, said, gets, train, test in (
+            ('cifar10', 'ten classes of 32x32 images', 'cifar-10-batches-py', 2000, 500),
+            ('imagenet', 'ten class folders of JPEGs', 'train and val', 400, 100)):
+        one = layouts.add_parser(layout, allow_abbrev=False, help=said,
                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    cifar10.add_argument('--output', required=True, metavar='DIR',
-                         help='folder to make; it gets cifar-10-batches-py')
-    cifar10.add_argument('--train', type=int, default=2000, metavar='N', help='training images')
-    cifar10.add_argument('--test', type=int, default=500, metavar='N', help='test images')
-    cifar10.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
+        one.add_argument('--output', required=True, metavar='DIR', help='folder to make; it gets ' + gets)
+        one.add_argument('--train', type=int, default=train, metavar='N', help='training images')
+        one.add_argument('--test', type=int, default=test, metavar='N', help='test images')
+        one.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
     args = parser.parse_args(argv)
+    draw = {'cifar10': draw_cifar10, 'imagenet': draw_imagenet}[args.layout]
     try:
-        if draw_cifar10(args.output, args.train, args.test, args.seed):
+        if draw(args.output, args.train, args.test, args.seed):
             print('Drew %d training and %d test images in %s' % (args.train, args.test, args.output))
     except DataError as error:
         print(error, file=sys.stderr)
