@@ -184,7 +184,7 @@ def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
         sizes_px = rng.randint(96, 161, (count, 2)).tolist()
         for row, (pixels, label, size_px) in enumerate(zip(images, labels, sizes_px)):
             name = '%s_%d.JPEG' % (IMAGENET_CLASSES[label], row)
-            image = Image.fromarray(pixels).resize(size_px, Image.BICUBIC)
+            image = Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC)
             image.save(os.path.join(output, split, IMAGENET_CLASSES[label], name), 'JPEG', quality=90)
 
 
