@@ -148,3 +148,17 @@ def test_command_line_refuses(tmp_path):
         assert 'Traceback' not in refused.stderr and refused.stderr
         assert code == 2 or refused.stderr.count('\n') == 1
     assert run('--help').returncode == 0
+
+
+def test_imagenet_layout_has_every_class_in_both_splits(tmp_path):
+    Image = pytest.importorskip('PIL.Image')
+    output = tmp_path / 'images'
+    assert sampledata.main(['imagenet', '--output', str(output), '--train', '20', '--test', '10']) == 0
+    for split, count in (('train', 2), ('val', 1)):
+        assert sorted(os.listdir(str(output / split))) == sorted(sampledata.IMAGENET_CLASSES)
+        for class_id in sampledata.IMAGENET_CLASSES:
+            names = os.listdir(str(output / split / class_id))
+            assert len(names) == count
+            image = Image.open(str(output / split / class_id / names[0]))
+            assert (image.format, image.mode) == ('JPEG', 'RGB') and 96 <= min(image.size) <= max(image.size) <= 160
+    assert not sampledata.draw_imagenet(str(output), train=20, test=10)

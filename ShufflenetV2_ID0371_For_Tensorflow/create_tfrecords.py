@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the shards that training reads, from the tables of explore_imagenet.py.
+
+    python create_tfrecords.py --metadata_file=training_metadata.csv --output=DIR --labels=integer_encoding.json \\
+        --boxes=boxes.npy --num_shards=1000                                           fills DIR/train_shards
+    python create_tfrecords.py --metadata_file=validation_metadata.csv --output=DIR --labels=integer_encoding.json \\
+        --num_shards=100                                                              fills DIR/eval_shards
+
+Every image is decoded once. What training could not read is converted to an RGB JPEG (grayscale, CMYK, PNG, turned by
+EXIF) or left out (empty, truncated, no image); bad_files.csv names each of them.
+"""
+import collections
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import time
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+import records  # noqa: E402
+from common import flags  # noqa: E402
+from common.checkpoint import read_json, write_text  # noqa: E402
+from common.datacheck import DataError, check_free_space  # noqa: E402
+
+MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
+TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"
+MADE_BY = "ShufflenetV2 create_tfrecords.py"
+_PARTIAL_MARK = "partial.json"
+_IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
+_JPEG_QUALITY = 95
+
+_counter = None  # of images done, shared with the worker processes
+
+
+def parse_args(argv=None):
+    """The documented flags, and the published short ones."""
+    parser = flags.Parser(prog="create_tfrecords.py", description=__doc__.split("\n")[0])
+    parser.add_argument("-m", "--metadata_file", type=flags.input_path, required=True,
+                        help="training_metadata.csv or validation_metadata.csv")
+    parser.add_argument("-o", "--output", type=flags.output_path, required=True,
+                        help="gets train_shards/ or eval_shards/, unless that already is its last part")
+    parser.add_argument("-l", "--labels", type=flags.input_path, required=True, help="integer_encoding.json")
+    parser.add_argument("-b", "--boxes", type=flags.input_path, default="", help="boxes.npy of the training images")
+    parser.add_argument("-s", "--num_shards", type=flags.integer(1), default=1)
+    parser.add_argument("--split", choices=("auto", "train", "eval"), default="auto",
+                        help="which of the two folders; auto goes by the name of --metadata_file")
+    parser.add_argument("--workers", type=flags.integer(1), default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=flags.integer(0), default=0, help="of the order of images")
+    return parser.parse_args(argv)
+
+
+class BadImage(Exception):
+    """An image that cannot be used; str() is the reason in a few words."""
+
+
+def usable_jpeg(data):
+    """The bytes to store for an image file.
+
+    Args:
+      data: bytes of the file.
+    Returns:
+      (bytes of an upright RGB JPEG, list of what had to be changed; [] means that they are the file's own bytes).
+    Raises:
+      BadImage: it cannot be decoded whole.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    if not data:
+        raise BadImage("empty")
+    try:
+        image = Image.open(io.BytesIO(data))
+        repairs = []
+        if image.format not in ("JPEG", "MPO"):
+            repairs.append("not_jpeg_but_%s" % str(image.format).lower())
+        if image.mode == "L":
+            repairs.append("grayscale")
+        elif image.mode != "RGB":
+            repairs.append(image.mode.lower())
+        if image.getexif().get(0x0112, 1) in range(2, 9):
+            repairs.append("exif_rotated")
+        if not repairs:
+            image.draft("RGB", (1, 1))  # an eighth of the size: reads the whole file, costs a third
+            image.load()
+            return data, []
+        converted = ImageOps.exif_transpose(image).convert("RGB")
+        out = io.BytesIO()
+        converted.save(out, "JPEG", quality=_JPEG_QUALITY)
+        return out.getvalue(), repairs
+    except UnidentifiedImageError:
+        raise BadImage("not an image") from None
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError) as error:
+        reason = "truncated" if "truncated" in str(error) else " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(reason) from None
+
+
+def write_shard(task):
+    """Writes one shard; runs in a worker process.
+
+    Args:
+      task: (path of the shard, rows), a row being (path of the image, label, boxes float [n, 4] or None).
+    Returns:
+      dict: images, bytes, sha256, index int64 [N, 3] of payload offset, length, label, and bad, a list of
+      (path, reason, what was done).
+    """
+    path, rows = task
+    digest, place, index, bad = hashlib.sha256(), 0, [], []
+    with open(path, "wb") as file:
+        for image_path, label, boxes in rows:
+            try:
+                with open(image_path, "rb") as image_file:
+                    image, repairs = usable_jpeg(image_file.read())
+                if repairs:
+                    bad.append((image_path, " ".join(repairs), "converted"))
+                payload = records.encode_example(image, label, boxes)
+                record = records.frame(payload)
+                file.write(record)
+                digest.update(record)
+                index.append((place + records.HEADER_BYTES, len(payload), label))
+                place += len(record)
+            except BadImage as error:
+                bad.append((image_path, str(error), "left out"))
+            except FileNotFoundError:
+                bad.append((image_path, "no such file", "left out"))
+            if _counter is not None:
+                with _counter.get_lock():
+                    _counter.value += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return {"images": len(index), "bytes": place, "sha256": digest.hexdigest(),
+            "index": np.array(index, np.int64).reshape(-1, 3), "bad": bad}
+
+
+def create(metadata_file, output, labels, boxes="", num_shards=1, split="auto", workers=1, seed=0):
+    """Writes one folder of shards: whole or not at all.
+
+    Returns:
+      (folder, its manifest).
+    Raises:
+      DataError: a table is not what explore_imagenet.py writes, or the folder holds something else.
+    """
+    from tqdm import tqdm
+    folder = shard_folder(metadata_file, output, split)
+    classes = read_labels(labels)
+    rows = read_metadata(metadata_file, classes, read_boxes(boxes) if boxes else None)
+    check_replaceable(folder)
+    check_free_space(folder, sum(os.path.getsize(row[0]) for row in rows if os.path.isfile(row[0])))
+    random.Random(seed).shuffle(rows)
+    num_shards = min(num_shards, len(rows))
+    partial = _fresh_partial(folder)
+    names = ["shard-%04d.tfrecords" % number for number in range(num_shards)]
+    tasks = [(os.path.join(partial, name), rows[number::num_shards]) for number, name in enumerate(names)]
+    try:
+        with tqdm(total=len(rows), unit="image", disable=None, dynamic_ncols=True,
+                  desc=os.path.basename(folder)) as bar:
+            written = _run(tasks, min(workers, num_shards) if len(rows) >= _IN_PROCESS_IMAGES else 1, bar)
+        manifest = _finish(partial, names, written, classes, metadata_file, seed)
+        if os.path.isdir(folder):
+            replaced = partial + ".replaced"
+            os.rename(folder, replaced)
+            os.rename(partial, folder)
+            shutil.rmtree(replaced)
+        else:
+            os.rename(partial, folder)
+        return folder, manifest
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def shard_folder(metadata_file, output, split):
+    """Where the shards go: the documented commands give both splits the same --output."""
+    output = os.path.abspath(output)
+    if os.path.basename(output) in (TRAIN_SHARDS, EVAL_SHARDS, "val_shards"):
+        return output
+    name = os.path.basename(metadata_file).lower()
+    if split == "auto":
+        split = "train" if name.startswith("train") else "eval" if name.startswith(("val", "eval")) else None
+    if split is None:
+        raise DataError("--metadata_file", "a name that begins with training or validation",
+                        os.path.basename(metadata_file), "add --split=train or --split=eval")
+    return os.path.join(output, TRAIN_SHARDS if split == "train" else EVAL_SHARDS)
+
+
+def read_labels(path):
+    """integer_encoding.json -> class ids in the order of their labels."""
+    encoding = read_json(path)
+    if not isinstance(encoding, dict) or not all(type(label) is int for label in encoding.values()):
+        raise DataError(path, "a JSON object {class id: integer}",
+                        "something else" if os.path.exists(path) else "no file", "write it with explore_imagenet.py")
+    if len(encoding) < 2 or sorted(encoding.values()) != list(range(len(encoding))):
+        raise DataError(path, "at least two classes with the labels 0 to their number - 1, each once",
+                        "%d classes, labels %s" % (len(encoding), sorted(encoding.values())[:5]),
+                        "write it with explore_imagenet.py")
+    return sorted(encoding, key=encoding.get)
+
+
+def read_boxes(path):
+    """boxes.npy -> {row of the metadata file: float [n, 4] of xmin, ymin, xmax, ymax}."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax", str(error).split(".")[0],
+                        "write it with explore_imagenet.py; pickles are not read here") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 5 or array.dtype.kind != "f":
+        raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax", "%s %s" % (
+            getattr(array, "dtype", "?"), list(getattr(array, "shape", []))), "write it with explore_imagenet.py")
+    xmin, ymin, xmax, ymax = array[:, 1:].T
+    wrong = ~((0 <= xmin) & (xmin < xmax) & (xmax <= 1) & (0 <= ymin) & (ymin < ymax) & (ymax <= 1))
+    if wrong.any():
+        raise DataError(path, "0 <= min < max <= 1", "%s in row %d" % (array[wrong][0, 1:].tolist(), wrong.argmax()),
+                        "write it with explore_imagenet.py")
+    boxes = collections.defaultdict(list)
+    for row in array:
+        boxes[int(row[0])].append(row[1:])
+    return boxes
+
+
+def read_metadata(path, classes, boxes=None):
+    """A metadata table -> list of (path of the image, label, boxes or None)."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    rows = []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            if not {"path", "wordnet_id"} <= set(table.fieldnames or []):
+                raise DataError(path, "a table with the columns path and wordnet_id", str(table.fieldnames),
+                                "write it with explore_imagenet.py")
+            for number, row in enumerate(table):
+                if row["wordnet_id"] not in label_of:
+                    raise DataError("%s, line %d" % (path, number + 2),
+                                    "one of the %d classes of --labels" % len(classes), repr(row["wordnet_id"]),
+                                    "use the integer_encoding.json of the same exploration")
+                of_row = None if boxes is None else np.array(boxes.get(number, []), np.float32).reshape(-1, 4)
+                rows.append((row["path"], label_of[row["wordnet_id"]], of_row))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, "a table of images", getattr(error, "strerror", None) or str(error),
+                        "write it with explore_imagenet.py") from error
+    if not rows:
+        raise DataError(path, "at least one image", "none", "see in bad_files.csv what explore_imagenet.py left out")
+    if boxes and max(boxes) >= len(rows):
+        raise DataError("--boxes", "boxes of the %d images of %s" % (len(rows), path), "row %d" % max(boxes),
+                        "give --boxes only with training_metadata.csv of the same exploration")
+    return rows
+
+
+def check_replaceable(folder):
+    """DataError unless the folder is absent, empty or holds exactly what this program wrote."""
+    if not os.path.lexists(folder):
+        return
+    inside = set(os.listdir(folder)) if os.path.isdir(folder) else {"a file"}
+    manifest = read_manifest(folder) or {}
+    ours = {MANIFEST_FILE, INDEX_FILE, BAD_FILE} | {shard["name"] for shard in manifest.get("shards", [])}
+    if inside and (not manifest or inside - ours):
+        raise DataError(folder, "a new folder, or one that create_tfrecords.py wrote",
+                        "%s in it" % ", ".join(sorted(inside - ours if manifest else inside)[:4]),
+                        "give another --output or move it away; nothing was deleted")
+
+
+def read_manifest(folder):
+    """manifest.json of a folder of shards; None when this program did not write one."""
+    manifest = read_json(os.path.join(folder, MANIFEST_FILE))
+    return manifest if isinstance(manifest, dict) and manifest.get("made_by") == MADE_BY else None
+
+
+def _fresh_partial(folder):
+    partial = os.path.join(os.path.dirname(folder), ".%s.partial" % os.path.basename(folder))
+    for left in (partial, partial + ".replaced"):
+        if os.path.isfile(os.path.join(left, _PARTIAL_MARK)) or read_manifest(left):
+            shutil.rmtree(left)  # of a run of this program that was killed
+    try:
+        os.makedirs(partial)
+    except OSError as error:
+        raise DataError(partial, "a folder that can be made", error.strerror or str(error),
+                        "give another --output") from error
+    write_text(os.path.join(partial, _PARTIAL_MARK), json.dumps({"made_by": MADE_BY}))
+    return partial
+
+
+def _run(tasks, workers, bar):
+    """Writes all shards; the result is the same for every number of workers."""
+    if workers == 1:
+        written = []
+        for task in tasks:
+            written.append(write_shard(task))
+            bar.update(len(task[1]))
+        return written
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    with context.Pool(workers, _start_worker, (counter,)) as pool:
+        waiting = pool.map_async(write_shard, tasks, chunksize=1)
+        while not waiting.ready():
+            waiting.wait(0.2)
+            bar.update(counter.value - bar.n)
+        bar.update(counter.value - bar.n)
+        return waiting.get()
+
+
+def _start_worker(counter):
+    global _counter
+    _counter = counter
+
+
+def _finish(partial, names, written, classes, metadata_file, seed):
+    bad = sorted(row for shard in written for row in shard["bad"])
+    images = sum(shard["images"] for shard in written)
+    if not images:
+        raise DataError(metadata_file, "at least one image that can be decoded", "%d that cannot, the first: %s (%s)"
+                        % (len(bad), bad[0][0], bad[0][1]), "look at the files")
+    index = np.concatenate([np.insert(shard["index"], 0, number, axis=1) for number, shard in enumerate(written)])
+    np.save(os.path.join(partial, INDEX_FILE), index, allow_pickle=False)
+    with open(os.path.join(partial, BAD_FILE), "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "reason", "action")] + bad)
+    per_class = np.bincount(index[:, 3], minlength=len(classes))
+    manifest = {
+        "made_by": MADE_BY, "format": 1, "images": images, "num_classes": len(classes), "classes": classes,
+        "images_per_class": per_class.tolist(), "seed": seed, "metadata_file": os.path.abspath(metadata_file),
+        "converted": collections.Counter(row[1] for row in bad if row[2] == "converted"),
+        "left_out": collections.Counter(row[1] for row in bad if row[2] == "left out"),
+        "shards": [{"name": name, "images": shard["images"], "bytes": shard["bytes"], "sha256": shard["sha256"]}
+                   for name, shard in zip(names, written)],
+    }
+    write_text(os.path.join(partial, MANIFEST_FILE), json.dumps(manifest, indent=1))
+    os.remove(os.path.join(partial, _PARTIAL_MARK))
+    return manifest
+
+
+def main(argv=None):
+    parsed = parse_args(argv)
+    started = time.time()
+    try:
+        folder, manifest = create(**vars(parsed))
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for action in ("converted", "left_out"):
+        for reason, count in sorted(manifest[action].items()):
+            print("%s: %d %s" % (action.replace("_", " "), count, reason))
+    seconds = time.time() - started
+    print("%s: %d images of %d classes in %d shards, %.1f s, %.0f images/s" % (
+        folder, manifest["images"], manifest["num_classes"], len(manifest["shards"]), seconds,
+        manifest["images"] / seconds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates, tries or exports a checkpoint.
+
+    python eval.py --data_dir=DIR --checkpoint_dir=test/output/0      top-1 and top-5 over every image once
+    python eval.py --mode=predict --checkpoint_dir=... a.jpg b.jpg    the five likeliest classes of each image
+    python eval.py --mode=export --checkpoint_dir=... --export_dir=D  SavedModel and frozen graph
+
+The flags are train.py's. Checkpoints of the published TensorFlow code work as well.
+"""
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+from common import checkpoint, runlog  # noqa: E402
+from common.datacheck import DataError  # noqa: E402
+
+SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
+_AVERAGE = "/ExponentialMovingAverage"
+
+
+def run(parsed):
+    """Does what parsed.mode says; returns 0. Raises DataError."""
+    checkpoint_dir = parsed.checkpoint_dir or parsed.output_path
+    found = checkpoint.CheckpointStore(checkpoint_dir).best() if parsed.best else None
+    prefix, state = found or checkpoint.find_checkpoint(checkpoint_dir)
+    parsed.num_classes = state.get("num_classes", parsed.num_classes)
+    parsed.depth_multiplier = state.get("depth_multiplier", parsed.depth_multiplier)
+    return {"evaluate": evaluate, "predict": predict, "export": export}[parsed.mode](parsed, prefix, state)
+
+
+def evaluate(parsed, prefix, state):
+    """Prints the [eval] line: every image of eval_shards/ once, with the moving averages and with the weights."""
+    # Data
+    import prepare
+    from input_pipeline import Shards, eval_batches, eval_data
+    _, folder = prepare.find_shards(parsed.data_path, os.path.join(HERE, "data"), "evaluate", parsed.prepare)
+    shards = Shards(folder, parsed.num_classes, parsed.max_bad_records)
+    if shards.classes and state.get("classes") and shards.classes != state["classes"]:
+        raise DataError(folder, "the classes that the checkpoint was trained on", "others",
+                        "make the shards with explore_imagenet.py --labels=(the encoding of the training shards)")
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+
+    # Graph
+    tf = runtime.tf
+    import architecture
+    import model
+    tf.reset_default_graph()
+    batch_size = min(parsed.batch_size, len(shards))
+    (images, labels, counted), start = eval_data(tf, shards, batch_size, parsed.threads)
+    scores = architecture.logits(images, False, parsed.num_classes, parsed.depth_multiplier)
+    figures = [model.figures(scores, labels, counted)[None], tf.reduce_sum(counted)]
+    session = tf.Session(config=runtime.session_config())
+
+    # Figures
+    def run_batches():
+        session.run(start)
+        for _ in range(eval_batches(shards, batch_size)):
+            try:
+                yield session.run(figures)
+            except tf.errors.OpError as error:
+                raise shards.error or error from None
+
+    fields = {}
+    log = runlog.RunLog()
+    for averaged in (False, True):
+        if restore(runtime, session, prefix, averaged):
+            found = model.mean_figures(run_batches())
+            fields.update({"top1_no_ema": found["top1"], "top5_no_ema": found["top5"]} if not averaged else {}, **found)
+    if len(fields) < 5:
+        log.warn("%s holds no moving averages" % prefix)
+    for problem in shards.new_problems():
+        log.warn("passed over: " + problem)
+    log.event(runlog.EVAL, step=state.get("step", 0), **fields)
+    print("checkpoint: %s" % prefix)
+    return 0
+
+
+def predict(parsed, prefix, state):
+    """Prints the five likeliest classes of each image file; returns 1 when one cannot be read."""
+    import create_tfrecords
+    import input_pipeline
+    import records
+    from common.checkpoint import read_json
+    if not parsed.images:
+        raise DataError("--mode=predict", "image files", "none", "give their paths")
+    names = _class_names(state.get("classes"), read_json(parsed.class_names) if parsed.class_names else None,
+                         parsed.num_classes)
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+    tf = runtime.tf
+    import architecture
+    tf.reset_default_graph()
+    jpeg, window = tf.placeholder(tf.string, []), tf.placeholder(tf.int32, [4])
+    image = input_pipeline.decode(tf, jpeg, window, tf.constant(False))
+    scores = architecture.logits(image[None], False, parsed.num_classes, parsed.depth_multiplier)
+    probabilities = tf.nn.softmax(scores)[0]
+    session = tf.Session(config=runtime.session_config())
+    if not restore(runtime, session, prefix, True):
+        restore(runtime, session, prefix, False)
+    failed = 0
+    for path in parsed.images:
+        try:
+            with open(path, "rb") as file:
+                data, _ = create_tfrecords.usable_jpeg(file.read())
+        except (OSError, create_tfrecords.BadImage) as error:
+            failed = 1
+            print("%s: %s" % (path, getattr(error, "strerror", None) or error), file=sys.stderr)
+            continue
+        found = session.run(probabilities, {jpeg: data,
+                                            window: input_pipeline.centre_window(*records.jpeg_size(data))})
+        print(path)
+        for label in found.argsort()[::-1][:5]:
+            print("  %.4f  %s" % (found[label], names[label]))
+    return failed
+
+
+def _class_names(classes, given, num_classes):
+    """What to call each label: {label: class id and name as far as they are known}."""
+    names = {label: classes[label] if classes else "class %d" % label for label in range(num_classes)}
+    for key, value in (given or {}).items():
+        if isinstance(value, list) and len(value) > 1:  # {"0": [class id, name]}, numbered in another order than ours
+            key, value = value[0], value[1]
+        for label, name in names.items():
+            if name == key or (not classes and str(label) == key):
+                names[label] = "%s %s" % (name, value)
+    return names
+
+
+def export(parsed, prefix, state):
+    """Writes SavedModel and frozen graph with the moving averages, where there are any, as weights."""
+    folder = parsed.export_dir or os.path.join(parsed.output_path, "export")
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise DataError(folder, "a new folder", "one that holds something", "give another --export_dir")
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+    tf = runtime.tf
+    import architecture
+    import model
+    tf.reset_default_graph()
+    images = tf.placeholder(tf.uint8, [None, architecture.IMAGE_PX, architecture.IMAGE_PX, 3], model.INPUT)
+    scores = architecture.logits(images, False, parsed.num_classes, parsed.depth_multiplier)
+    outputs = {model.OUTPUTS[0]: tf.nn.softmax(scores, name=model.OUTPUTS[0]),
+               model.OUTPUTS[1]: tf.argmax(scores, 1, output_type=tf.int32, name=model.OUTPUTS[1])}
+    session = tf.Session(config=runtime.session_config())
+    if not restore(runtime, session, prefix, True):
+        restore(runtime, session, prefix, False)
+    os.makedirs(folder, exist_ok=True)
+    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
+    signature = tf.saved_model.build_signature_def(
+        {model.INPUT: tf.saved_model.build_tensor_info(images)},
+        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in outputs.items()},
+        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
+    builder.add_meta_graph_and_variables(
+        session, [tf.saved_model.tag_constants.SERVING],
+        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
+    builder.save()
+    frozen = tf.graph_util.convert_variables_to_constants(
+        session, tf.get_default_graph().as_graph_def(), list(model.OUTPUTS))
+    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
+        file.write(frozen.SerializeToString())
+    print("input: %s uint8 [N, 224, 224, 3]; outputs: %s" % (model.INPUT, ", ".join(model.OUTPUTS)))
+    for name in (SAVED_MODEL, FROZEN_GRAPH):
+        print("exported: %s" % os.path.join(folder, name))
+    return 0
+
+
+def restore(runtime, session, prefix, averaged):
+    """Loads a checkpoint's weights, or their moving averages, into the network of the current graph.
+
+    Args:
+      averaged: take the moving averages of the weights.
+    Returns:
+      False when there are none; nothing was loaded then.
+    Raises:
+      DataError: it is no checkpoint of this network.
+    """
+    tf = runtime.tf
+    try:
+        stored = dict(tf.train.list_variables(prefix))
+    except (tf.errors.OpError, ValueError) as error:
+        raise DataError(prefix, "a TensorFlow checkpoint", str(error).split("\n")[0], "give another one") from error
+    variables = {variable.op.name: variable for variable in tf.global_variables()
+                 if variable.op.name.startswith(("ShuffleNetV2/", "classifier/"))}
+    trainable = {variable.op.name for variable in tf.trainable_variables()}
+    if averaged and not any(name.endswith(_AVERAGE) for name in stored):
+        return False
+    sources = {name + _AVERAGE if averaged and name in trainable else name: variable
+               for name, variable in variables.items()}
+    checkpoint.check_variables(stored, {name: variable.shape.as_list() for name, variable in sources.items()}, prefix)
+    tf.train.Saver(sources).restore(session, prefix)
+    return True
+
+
+if __name__ == "__main__":
+    import train
+    sys.exit(train.main(mode="evaluate"))

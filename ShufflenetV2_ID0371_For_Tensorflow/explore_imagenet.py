@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Walks an ImageNet folder and writes the tables that create_tfrecords.py reads.
+
+    python explore_imagenet.py --data_dir=DIR --output=TABLES
+
+DIR holds train/<class id>/*.JPEG; val/ with the same class folders, or flat with a ground-truth file; and, if there are
+any, bounding boxes in annotations/**/*.xml. TABLES gets training_metadata.csv, validation_metadata.csv,
+integer_encoding.json, boxes.npy and bad_files.csv.
+"""
+import csv
+import json
+import os
+import re
+import sys
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+from common import flags  # noqa: E402
+from common.checkpoint import read_json, write_text  # noqa: E402
+from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+
+TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"
+ENCODING_FILE, BOXES_FILE, BAD_FILE = "integer_encoding.json", "boxes.npy", "bad_files.csv"
+_IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
+_ANNOTATION_FOLDERS = ("annotations", "Annotations", "Annotation", "bbox", "bboxes")
+_GROUND_TRUTH = re.compile(r"ground.?truth|val.*(labels|solution|synset)", re.IGNORECASE)
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(prog="explore_imagenet.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--data_dir", type=flags.input_path, help="folder with train/ and val/")
+    parser.add_argument("--output", type=flags.output_path, default=os.curdir, help="folder for the tables")
+    parser.add_argument("--annotations", type=flags.input_path, help="folder with bounding-box XMLs; default "
+                        "annotations/ of --data_dir when it is there")
+    parser.add_argument("--val_ground_truth", type=flags.input_path,
+                        help="classes of a flat val/: lines of class id, of file name and class id, or of numbers "
+                             "from 1 (with --synsets); default a file in --data_dir or val/ named like ground_truth")
+    parser.add_argument("--synsets", type=flags.input_path, help="file whose line N begins with the class id number N")
+    parser.add_argument("--labels", type=flags.input_path,
+                        help="an integer_encoding.json to keep; default: class ids in sorted order are 0, 1, ...")
+    return parser.parse_args(argv)
+
+
+def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=None, labels=None):
+    """Writes the five files.
+
+    Returns:
+      dict of counts: classes, training, validation, boxes, bad_files.
+    Raises:
+      DataError: there is no such layout, a class folder is empty, a ground-truth line is wrong.
+    """
+    if not data_dir:
+        raise DataError("--data_dir", "the folder that holds train/ and val/", "nothing", "give --data_dir=DIR")
+    bad = []
+    training = class_folders(os.path.join(data_dir, "train"), bad)
+    validation = validation_images(data_dir, val_ground_truth, synsets, bad)
+    encoding = class_labels(training, validation, labels)
+    boxes = []
+    if annotations or any(os.path.isdir(os.path.join(data_dir, name)) for name in _ANNOTATION_FOLDERS):
+        annotations = annotations or next(os.path.join(data_dir, name) for name in _ANNOTATION_FOLDERS
+                                          if os.path.isdir(os.path.join(data_dir, name)))
+        boxes = find_boxes(annotations, training, bad)
+    output = prepare_output_dir(output)
+    for name, rows in ((TRAINING_FILE, training), (VALIDATION_FILE, validation)):
+        _write_table(os.path.join(output, name), ("path", "wordnet_id", "just_name"),
+                     [(path, class_id, just_name(path)) for path, class_id in rows])
+    write_text(os.path.join(output, ENCODING_FILE), json.dumps(encoding, indent=0))
+    np.save(os.path.join(output, BOXES_FILE), np.array(boxes, np.float64).reshape(-1, 5), allow_pickle=False)
+    _write_table(os.path.join(output, BAD_FILE), ("path", "reason", "action"), bad)
+    return {"classes": len(encoding), "training": len(training), "validation": len(validation), "boxes": len(boxes),
+            "bad_files": len(bad)}
+
+
+def just_name(path):
+    """The file's name without folder and ending."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def class_folders(folder, bad):
+    """Images of folder/<class id>/: list of (path, class id), sorted; what cannot be used goes to `bad`."""
+    if not os.path.isdir(folder):
+        raise DataError(folder, "a folder with one folder of images for each class", "no such folder",
+                        "give --data_dir=DIR with DIR/train/<class id>/*.JPEG")
+    names = sorted(name for name in os.listdir(folder)
+                   if os.path.isdir(os.path.join(folder, name)) and not name.startswith("."))
+    if not names:
+        raise DataError(folder, "one folder of images for each class", "no folders", "unpack the images of the classes")
+    found = []
+    for name in names:
+        of_class = [(path, name) for path in _images(os.path.join(folder, name), bad)]
+        if not of_class:
+            raise DataError(os.path.join(folder, name), "at least one image of this class", "none that can be used",
+                            "unpack it again, or remove the folder")
+        found += of_class
+    return found
+
+
+def validation_images(data_dir, val_ground_truth, synsets, bad):
+    """Images of val/: list of (path, class id). Without a val/ folder: []."""
+    folder = os.path.join(data_dir, "val")
+    if not os.path.isdir(folder):
+        return []
+    if any(os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder)):
+        return class_folders(folder, bad)
+    truth = val_ground_truth or _find_ground_truth(data_dir, folder)
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_IMAGE_ENDINGS))
+    class_of = read_ground_truth(truth, names, synsets)
+    return [(path, class_of[os.path.basename(path)]) for path in _images(folder, bad)]
+
+
+def read_ground_truth(path, names, synsets=None):
+    """A ground-truth file -> {file name: class id}.
+
+    Args:
+      path: lines "class id" or "number from 1", one for each of `names`; or lines "file name, class id ...", where
+        blanks, tabs and commas separate and the ending may be missing.
+      names: file names in sorted order.
+      synsets: file whose line N begins with the class id number N; needed for numbers.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [re.split(r"[\s,]+", line.strip()) for line in file if line.strip()]
+    if lines and lines[0][0].lower() in ("imageid", "image", "filename", "path"):
+        lines = lines[1:]
+    if lines and len(lines[0]) > 1:
+        given = {just_name(words[0]): words[1] for words in lines if len(words) > 1}
+        missing = [name for name in names if just_name(name) not in given]
+        if missing:
+            raise DataError(path, "a line for each image of val/", "none for %s" % missing[0],
+                            "give the file that fits")
+        chosen = [given[just_name(name)] for name in names]
+    else:
+        if len(lines) != len(names):
+            raise DataError(path, "%d lines, one for each image of val/" % len(names), "%d" % len(lines),
+                            "give the file that fits")
+        chosen = [words[0] for words in lines]
+    if all(word.isdigit() for word in chosen):
+        if not synsets:
+            raise DataError(path, "class ids, or --synsets=FILE that says which number is which class", "numbers alone",
+                            "give --synsets=FILE, its line N beginning with the class id of number N")
+        with open(synsets, encoding="utf-8", errors="replace") as file:
+            ids = [line.split()[0] for line in file if line.strip()]
+        out = [number for number in chosen if not 1 <= int(number) <= len(ids)]
+        if out:
+            raise DataError(path, "numbers in 1..%d, as %s has lines" % (len(ids), synsets), out[0],
+                            "give the file that fits")
+        chosen = [ids[int(number) - 1] for number in chosen]
+    return dict(zip(names, chosen))
+
+
+def class_labels(training, validation, labels=None):
+    """{class id: label}: of the given file, else the class ids in sorted order."""
+    ids = sorted({class_id for _, class_id in training + validation})
+    if labels:
+        encoding = read_json(labels)
+        missing = [class_id for class_id in ids if class_id not in (encoding or {})]
+        if missing:
+            raise DataError(labels, "a label for each class of the images", "none for %s" % missing[0],
+                            "give the file that fits, or leave --labels out")
+        return encoding
+    if len(ids) < 2:
+        raise DataError("train/", "at least two classes", "%d" % len(ids), "add the folders of the other classes")
+    return {class_id: label for label, class_id in enumerate(ids)}
+
+
+def find_boxes(annotations, training, bad):
+    """Boxes of the training images: rows (row of the training table, xmin, ymin, xmax, ymax) in 0..1."""
+    try:
+        from defusedxml import DefusedXmlException, ElementTree
+    except ImportError:
+        raise DataError(annotations, "the package defusedxml to read it", "not installed",
+                        "pip install defusedxml") from None
+    row_of = {just_name(path): (row, class_id) for row, (path, class_id) in enumerate(training)}
+    boxes = []
+    for folder, _, names in sorted(os.walk(annotations)):
+        for name in sorted(names):
+            if not name.endswith(".xml") or just_name(name) not in row_of:
+                continue
+            path = os.path.join(folder, name)
+            row, class_id = row_of[just_name(name)]
+            try:
+                found = read_boxes(ElementTree.parse(path).getroot(), class_id)
+            except (ElementTree.ParseError, DefusedXmlException, AttributeError, TypeError, ValueError) as error:
+                bad.append((path, "no annotation that can be read: %s" % (" ".join(str(error).split()) or
+                                                                          type(error).__name__), "left out"))
+                continue
+            boxes += [(row,) + box for box in found]
+    return boxes
+
+
+def read_boxes(root, class_id):
+    """The boxes of one class in an annotation: list of (xmin, ymin, xmax, ymax) in 0..1, min < max."""
+    width_px, height_px = (float(root.find("size").find(side).text) for side in ("width", "height"))
+    if not (width_px > 0 and height_px > 0):
+        raise ValueError("a size of %g x %g" % (width_px, height_px))
+    boxes = []
+    for item in root.iter("object"):
+        if item.find("name").text != class_id:
+            continue
+        x = sorted(float(item.find("bndbox").find(side).text) / width_px for side in ("xmin", "xmax"))
+        y = sorted(float(item.find("bndbox").find(side).text) / height_px for side in ("ymin", "ymax"))
+        xmin, xmax, ymin, ymax = (min(max(value, 0.0), 1.0) for value in x + y)
+        if xmin < xmax and ymin < ymax:
+            boxes.append((xmin, ymin, xmax, ymax))
+    return boxes
+
+
+def _images(folder, bad):
+    """Paths of a folder's usable images, sorted."""
+    from PIL import Image
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith(".") or not os.path.isfile(path):
+            continue
+        if not name.lower().endswith(_IMAGE_ENDINGS):
+            if os.path.dirname(path) == folder and not _GROUND_TRUTH.search(name):
+                bad.append((path, "not named like an image", "left out"))
+            continue
+        reason, action = _header_problem(Image, path)
+        if reason:
+            bad.append((path, reason, action))
+        if action != "left out":
+            found.append(os.path.abspath(path))
+    return found
+
+
+def _header_problem(image_module, path):
+    """(what is wrong with an image by its first and last bytes or None, what becomes of it)."""
+    if not os.path.getsize(path):
+        return "empty", "left out"
+    try:
+        with open(path, "rb") as file, image_module.open(file) as image:
+            kind, mode = image.format, image.mode
+            turned = image.getexif().get(0x0112, 1) in range(2, 9)
+            file.seek(max(0, os.path.getsize(path) - 4096))
+            whole = kind not in ("JPEG", "MPO") or b"\xff\xd9" in file.read()
+    except Exception as error:  # an image library has many ways to say no, and every file is somebody else's
+        return "not an image (%s)" % type(error).__name__, "left out"
+    if not whole:
+        return "truncated", "left out"
+    problems = ["not_jpeg_but_%s" % kind.lower()] if kind not in ("JPEG", "MPO") else []
+    problems += ["grayscale"] if mode == "L" else [mode.lower()] if mode != "RGB" else []
+    problems += ["exif_rotated"] if turned else []
+    return (" ".join(problems), "will be converted") if problems else (None, None)
+
+
+def _find_ground_truth(data_dir, folder):
+    for place in (folder, data_dir):
+        for name in sorted(os.listdir(place)):
+            if _GROUND_TRUTH.search(name) and name.lower().endswith((".txt", ".csv")):
+                return os.path.join(place, name)
+    raise DataError(folder, "class folders, or images and a ground-truth file", "images without one",
+                    "give --val_ground_truth=FILE")
+
+
+def _write_table(path, heading, rows):
+    with open(path + ".tmp", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([heading] + list(rows))
+    os.replace(path + ".tmp", path)
+
+
+def main(argv=None):
+    parsed = parse_args(argv)
+    try:
+        counts = explore(**vars(parsed))
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("%(classes)d classes, %(training)d training and %(validation)d validation images, %(boxes)d boxes, "
+          "%(bad_files)d files in bad_files.csv" % counts)
+    print("tables: %s" % os.path.abspath(parsed.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss, learning rate, update, moving averages of the weights, evaluation figures. The network: architecture.py."""
+import math
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import architecture
+
+END_LEARNING_RATE = 1e-6  # of the linear decay, the published reference's
+
+# Names of the exported graph's tensors; export, prediction and tests read them here.
+INPUT = "images"  # uint8 [N, 224, 224, 3], RGB
+OUTPUTS = ("probabilities", "classes")  # float32 [N, classes]; int32 [N]
+
+
+def learning_rate(step, total_steps, peak, decay, warmup_steps):
+    """The rate of a step.
+
+    Args:
+      step: int from 0.
+      peak: the rate after warm-up.
+      decay: "linear" (to END_LEARNING_RATE; Ma et al. 2018, section 4) or "cosine" (Loshchilov and Hutter 2017, eq. 5).
+      warmup_steps: the rate rises linearly over these; at most half the run.
+    """
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    if decay == "cosine":
+        return peak * 0.5 * (1.0 + math.cos(math.pi * done))
+    return END_LEARNING_RATE + (peak - END_LEARNING_RATE) * (1.0 - done)
+
+
+def smoothed_cross_entropy(scores, labels, smoothing):
+    """Mean cross-entropy against (1 - smoothing) one-hot + smoothing / classes (Szegedy et al. 2016, section 7).
+
+    Args:
+      scores: float32 [B, classes].
+      labels: int32 [B].
+      smoothing: float in [0, 1).
+    Returns:
+      float32 [].
+    """
+    of_label = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores)
+    if not smoothing:
+        return tf.reduce_mean(of_label)
+    of_all = -tf.reduce_mean(tf.nn.log_softmax(scores), 1)
+    return tf.reduce_mean((1.0 - smoothing) * of_label + smoothing * of_all)
+
+
+def decayed(name):
+    """Whether weight decay applies to a variable: to kernels, not to depthwise ones, batch norms and biases."""
+    return name.split("/")[-1] == "weights"
+
+
+def make_averages(decay):
+    """The moving averages of the weights; `decay` is reached gradually, so that early weights are soon forgotten."""
+    return tf.train.ExponentialMovingAverage(decay, tf.train.get_or_create_global_step())
+
+
+def update_op(loss, rate, momentum, weight_decay, averages, wrap_optimizer):
+    """One step of Nesterov momentum and what goes with it: weight decay, batch statistics, moving averages.
+
+    Args:
+      loss: float32 [] tensor, the cross-entropy; the decay is added to the gradients.
+      rate: float32 [] tensor.
+      momentum, weight_decay: float.
+      averages: from make_averages.
+      wrap_optimizer: Runtime.wrap_optimizer.
+    Returns:
+      operation.
+    """
+    optimizer = wrap_optimizer(tf.train.MomentumOptimizer(rate, momentum, use_nesterov=True))
+    gradients = [(gradient + weight_decay * variable if decayed(variable.op.name) else gradient, variable)
+                 for gradient, variable in optimizer.compute_gradients(loss)]
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        applied = optimizer.apply_gradients(gradients, global_step=tf.train.get_or_create_global_step())
+    with tf.control_dependencies([applied]):
+        return averages.apply(tf.trainable_variables())
+
+
+def averaged_logits(images, classes, width, averages):
+    """architecture.logits for evaluation, computed with the moving averages instead of the weights."""
+    def average_of(getter, name, *args, **kwargs):
+        variable = getter(name, *args, **kwargs)
+        return averages.average(variable) if variable.trainable else variable
+
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=average_of):
+        return architecture.logits(images, False, classes, width)
+
+
+def figures(scores, labels, counted):
+    """Sums over the images that count, to be divided by their number.
+
+    Args:
+      scores: float32 [B, classes].
+      labels: int32 [B].
+      counted: float32 [B], 0 for padding.
+    Returns:
+      float32 [3]: cross-entropy, right at the first guess, right within five; a tie counts as right, NaN as wrong.
+    """
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores)
+    of_label = tf.reduce_sum(scores * tf.one_hot(labels, int(scores.shape[1])), 1, keepdims=True)
+    not_better = tf.reduce_sum(tf.cast(scores <= of_label, tf.float32), 1)
+    better = int(scores.shape[1]) - not_better
+    rows = [loss, tf.cast(better < 1, tf.float32), tf.cast(better < 5, tf.float32)]
+    return tf.stack([tf.reduce_sum(row * counted) for row in rows])
+
+
+def mean_figures(batches):
+    """Means over images from the sums of batches.
+
+    Args:
+      batches: iterable of (float [k, 3] of figures(), images counted); of two rows the first is of the averages.
+    Returns:
+      dict: images, loss, top1, top5 of the first row; top1_no_ema, top5_no_ema of the second where there is one.
+    """
+    sums, images = 0.0, 0
+    for batch_sums, counted in batches:
+        sums, images = sums + np.array(batch_sums, np.float64), images + int(counted)
+    rows = (sums / max(images, 1)).tolist()
+    fields = {"images": images, "loss": rows[0][0], "top1": rows[0][1], "top5": rows[0][2]}
+    if len(rows) > 1:
+        fields.update(top1_no_ema=rows[1][1], top5_no_ema=rows[1][2])
+    return fields

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the shards that --data_dir means, and makes them of class folders with --prepare."""
+import glob
+import hashlib
+import os
+import tempfile
+
+from common.datacheck import DataError
+from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
+
+# Names below --data_dir; the first of each are what create_tfrecords.py makes, the others published habits.
+_TRAIN_NAMES = (TRAIN_SHARDS, "train")
+_EVAL_NAMES = (EVAL_SHARDS, "val_shards", "validation_shards", "val", "validation")
+_TRAIN_NUM_SHARDS, _EVAL_NUM_SHARDS = 64, 8
+
+
+def find_shards(data_dir, default, mode, prepare):
+    """(training folder or None, evaluation folder or None): those that `mode` needs are there.
+
+    Args:
+      data_dir: what the user gave, or None for `default`.
+      default: this model's data/ folder, below which prepared/ is ours.
+      mode: train needs the training folder, evaluate the evaluation folder, train_and_evaluate both.
+      prepare: make shards when data_dir holds class folders.
+    Raises:
+      DataError.
+    """
+    if mode not in ("train", "train_and_evaluate", "evaluate"):
+        raise DataError("--mode", "train or train_and_evaluate to train", mode, "run python eval.py --mode=%s" % mode)
+    place = data_dir or default
+    if not os.path.isdir(place):
+        raise DataError("--data_dir", "a folder with %s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "no folder %s" % place,
+                        "correct the path")
+    found = _with_shards(place, _TRAIN_NAMES), _with_shards(place, _EVAL_NAMES)
+    needed = [name for name, folder, modes in ((TRAIN_SHARDS, found[0], ("train", "train_and_evaluate")),
+                                               (EVAL_SHARDS, found[1], ("evaluate", "train_and_evaluate")))
+              if folder is None and mode in modes]
+    if not needed:
+        return found
+    if not any(found) and _has_class_folders(os.path.join(place, "train")):
+        if prepare:
+            return _prepare(place, os.path.join(default, "prepared"))
+        raise DataError(place, "%s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "class folders of images",
+                        "add --prepare, or make shards with explore_imagenet.py and create_tfrecords.py (README, Data)")
+    if not data_dir:
+        raise DataError("--data_dir", "the folder with %s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "nothing",
+                        "give --data_dir=DIR, or --synthetic to try without data")
+    inside = sorted(os.listdir(place))
+    raise DataError(os.path.join(place, needed[0]), "shards (*.tfrecords)",
+                    "none; in %s: %s" % (place, ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
+                    "make them with explore_imagenet.py and create_tfrecords.py (README, Data)"
+                    + (", or train with --mode=train" if found[0] and mode == "train_and_evaluate" else ""))
+
+
+def _with_shards(place, names):
+    for name in names:
+        folder = os.path.join(place, name)
+        if read_manifest(folder) or glob.glob(os.path.join(glob.escape(folder), "*.tfrecords")):
+            return folder
+    return None
+
+
+def _has_class_folders(folder):
+    return os.path.isdir(folder) and any(entry.is_dir() for entry in os.scandir(folder))
+
+
+def _prepare(data_dir, cache):
+    """Makes shards of DIR/train and DIR/val below `cache`, once for each state of these folders."""
+    import explore_imagenet
+    digest = hashlib.sha256(os.path.abspath(data_dir).encode())
+    for split in ("train", "val"):
+        for folder, folders, names in os.walk(os.path.join(data_dir, split)):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                status = os.stat(path)
+                digest.update(("%s %d %d\n" % (path, status.st_size, status.st_mtime_ns)).encode("utf-8", "replace"))
+    place = os.path.join(cache, "%s-%s" % (os.path.basename(os.path.abspath(data_dir)), digest.hexdigest()[:12]))
+    folders = [os.path.join(place, name) for name in (TRAIN_SHARDS, EVAL_SHARDS)]
+    if not os.path.isdir(os.path.join(data_dir, "val")):
+        raise DataError(os.path.join(data_dir, "val"), "images to evaluate with", "no such folder",
+                        "add it, or make shards with create_tfrecords.py and train with --mode=train")
+    if not all(read_manifest(folder) for folder in folders):
+        with tempfile.TemporaryDirectory(prefix="explored-") as tables:
+            explore_imagenet.explore(data_dir, tables)
+            for name, shards, boxes in (
+                    (explore_imagenet.TRAINING_FILE, _TRAIN_NUM_SHARDS, explore_imagenet.BOXES_FILE),
+                    (explore_imagenet.VALIDATION_FILE, _EVAL_NUM_SHARDS, None)):
+                folder, manifest = create(
+                    os.path.join(tables, name), place, os.path.join(tables, explore_imagenet.ENCODING_FILE),
+                    os.path.join(tables, boxes) if boxes else "", shards, workers=os.cpu_count() or 1)
+                print("prepared %s: %d images of %d classes" % (folder, manifest["images"], manifest["num_classes"]),
+                      flush=True)
+    return tuple(folders)
