@@ -11,6 +11,8 @@ from common.checkpoint import write_text
 
 _EVENT = re.compile(r"\[(%s)\] ((?:\w+=(?:\"(?:[^\"\\]|\\.)*\"|\S+) ?)+)" % "|".join(runlog.EVENTS))
 _FIELD = re.compile(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|\S+)")
+# Printed by Ascend's adapter in a session when it has compiled a graph. The adapter for eager TensorFlow has no such
+# line; there the [run] line's variables_on tells where the weights are, and a step cannot leave them for a CPU.
 NPU_COMPILED = "The model has been compiled on the Ascend AI processor"
 
 Summary = collections.namedtuple(
@@ -38,7 +40,8 @@ def summarize(lines):
       lines: iterable of str.
     Returns:
       Summary of the last run in it; numbers are float or None where the log has none. `accuracy` is the last
-      evaluation's top1 or map; `losses` the training losses as (step, loss), each step once.
+      evaluation's top1 or map; `losses` the training losses as (step, loss), each step once; `used_npu` whether the
+      log proves that an NPU computed.
     """
     run, done, accuracy, fail, losses, used_npu = {}, {}, None, None, {}, False
     for line in lines:
@@ -46,10 +49,12 @@ def summarize(lines):
         event, fields = parse_line(line) or (None, {})
         if event == runlog.RUN:
             run, done, fail = fields, {}, None
+            used_npu = used_npu or fields.get("variables_on", "").startswith("NPU:")
         elif event == runlog.TRAIN:
             losses[int(fields["step"])] = float(fields["loss"])
         elif event == runlog.EVAL:
-            accuracy = _first_number(fields, "top1", "map") or accuracy
+            evaluated = _first_number(fields, "top1", "map")
+            accuracy = accuracy if evaluated is None else evaluated
         elif event == runlog.DONE:
             done = fields
         elif event == runlog.FAIL:

@@ -11,7 +11,7 @@ import sys
 from common import flags, runlog
 from common.checkpoint import FLAGS_FILE, read_json, write_text
 
-_CURVES = [("loss", "loss"), ("accuracy", "top1"), ("images / s", "images_per_sec")]
+_ACCURACIES = [("top1", "top-1"), ("map", "mAP")]  # the figure of an [eval] line that a run is judged by
 
 
 def read_metrics(output_path):
@@ -36,16 +36,18 @@ def read_metrics(output_path):
 
 def table(output_paths):
     """Markdown table of runs: model, device, batch, images/s, accuracy, minutes, where the curves are."""
-    rows = ["| model | device | batch x ranks | images/s | top-1 | minutes | curves |",
-            "| --- | --- | --- | --- | --- | --- | --- |"]
-    for path in output_paths:
-        events = read_metrics(path)
+    runs = [(path, read_metrics(path)) for path in output_paths]
+    accuracies = _accuracies(events for _, events in runs)
+    rows = ["| model | device | batch x ranks | images/s | %s | minutes | curves |" % " | ".join(
+        title for _, title in accuracies), "| --- | --- | --- | --- |" + " --- |" * len(accuracies) + " --- | --- |"]
+    for path, events in runs:
         run = events[runlog.RUN][-1] if events[runlog.RUN] else {}
         done = events[runlog.DONE][-1] if events[runlog.DONE] else {}
         evaluated = events[runlog.EVAL][-1] if events[runlog.EVAL] else {}
         rows.append("| %s | %s | %s x %s | %s | %s | %s | %s |" % (
             run.get("model", "?"), run.get("device", "?"), run.get("batch_size", "?"), run.get("ranks", "?"),
-            _figure(done, "images_per_sec", "%.1f"), _figure(evaluated, "top1", "%.4f"),
+            _figure(done, "images_per_sec", "%.1f"),
+            " | ".join(_figure(evaluated, key, "%.4f") for key, _ in accuracies),
             "%.1f" % (done["wall_sec"] / 60) if done else "unfinished",
             os.path.join(path, "curves.png")))
     return "\n".join(rows)
@@ -103,8 +105,10 @@ def draw_curves(output_paths, picture):
         return None
     figure = Figure(figsize=(13, 3.8), dpi=100)
     FigureCanvasAgg(figure)
-    for place, (title, key) in enumerate(_CURVES):
-        axes = figure.add_subplot(1, len(_CURVES), place + 1)
+    curves = [("loss", "loss")] + [(title, key) for key, title in _accuracies(events for _, events in runs)] + [
+        ("images / s", "images_per_sec")]
+    for place, (title, key) in enumerate(curves):
+        axes = figure.add_subplot(1, len(curves), place + 1)
         for index, (path, events) in enumerate(runs):
             name = "" if len(runs) == 1 else os.path.basename(os.path.normpath(path)) + " "
             for event, style, label in ((runlog.TRAIN, "-", "train"), (runlog.EVAL, "o--", "evaluation")):
@@ -128,6 +132,12 @@ def draw_curves(output_paths, picture):
     figure.savefig(temporary)
     os.replace(temporary, picture)
     return picture
+
+
+def _accuracies(events_of_runs):
+    """[(key, title)] of the accuracies that occur in the runs; top-1 where there is none yet."""
+    evaluated = [fields for events in events_of_runs for fields in events[runlog.EVAL]]
+    return [pair for pair in _ACCURACIES if any(pair[0] in fields for fields in evaluated)] or _ACCURACIES[:1]
 
 
 def _figure(fields, key, form):

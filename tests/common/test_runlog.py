@@ -98,6 +98,15 @@ def test_the_documented_block_and_files(tmp_path):
     assert rows['ActualLoss'] == '1.9000' and rows['TrainAccuracy'] == '0.2500' and rows['ActualFPS'] == '151.04'
 
 
+@pytest.mark.parametrize('line, accuracy', [
+    ('[eval] step=3 map=0.7125 map_area=0.73', 0.7125), ('[eval] step=3 map=0 map_area=0', 0.0),
+    ('[eval] step=3 loss=1.0', 0.25)])
+def test_accuracy_is_the_last_evaluations_top1_or_map(line, accuracy):
+    summary = logparse.summarize(LOG.splitlines() + [line])
+    assert summary.accuracy == accuracy
+    assert 'Final Train Accuracy : %.4f' % accuracy in logparse.final_block(summary, 1)
+
+
 def test_an_unfinished_log_has_no_result():
     summary = logparse.summarize(LOG.splitlines()[:-1])
     assert not summary.finished and summary.images_per_sec is None
@@ -118,3 +127,14 @@ def test_the_report_tells_each_step_once(tmp_path):
     text = (tmp_path / 'report.md').read_text()
     assert '| CSPNet | cpu | 64 x 1 |' in text and '0.7500' in text and 'unfinished' in text
     assert (tmp_path / 'curves.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_table_has_a_column_for_each_kind_of_accuracy(tmp_path):
+    for name, accuracy in (('classifier', {'top1': 0.75}), ('detector', {'map': 0.5})):
+        (tmp_path / name).mkdir()
+        runlog.RunLog(str(tmp_path / name)).event(runlog.EVAL, step=4, **accuracy)
+    rows = report.table([str(tmp_path / 'classifier'), str(tmp_path / 'detector')]).splitlines()
+    assert '| top-1 | mAP |' in rows[0] and len({row.count('|') for row in rows}) == 1
+    assert '| 0.7500 | - |' in rows[2] and '| - | 0.5000 |' in rows[3]
+    alone = report.table([str(tmp_path / 'detector')])
+    assert '| mAP |' in alone and 'top-1' not in alone
