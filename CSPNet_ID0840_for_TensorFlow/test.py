@@ -22,7 +22,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default dataset/")
     parser.add_argument("--batch_size", type=flags.integer(1), default=250, help="images per forward pass")
     parser.add_argument("--confusion_png", metavar="FILE", help="write the confusion matrix as a picture")
-    flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
+    flags.add_device_group(parser, precision_mode="allow_fp32_to_fp16")
     return parser.parse_args(argv)
 
 

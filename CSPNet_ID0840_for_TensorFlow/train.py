@@ -130,6 +130,7 @@ def train(parsed):
     if restored:
         runtime.restore(saver, session, restored[0])
         first_step = restored[1].get("step", 0)
+    runtime.broadcast(session)
     checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                           json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(parsed.SUMMARY))

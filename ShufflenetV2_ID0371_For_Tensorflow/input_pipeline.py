@@ -303,16 +303,18 @@ def decode(tf, image, window, mirrored, colour=None):
     return pixels
 
 
-def training_data(tf, shards, first_step, last_step, batch_size, threads, coloured, **chosen):
+def training_data(tf, shards, first_step, last_step, batch_size, threads, coloured, rate_of=None, **chosen):
     """The batches of the steps first_step ... last_step - 1.
 
     Args:
       tf: tensorflow.compat.v1.
       threads: images decoded at a time; 0 for one a core.
       coloured: Python bool, whether colours change.
+      rate_of: step, an int from 0 -> learning rate; for a step that nobody feeds.
       **chosen: seed, min_crop_area, colour_jitter, rank, ranks of training_batch.
     Returns:
-      iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size]), and its initializer.
+      iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], with rate_of rate float32
+      []) and its initializer.
     """
     def read(step):
         return tuple(training_batch(shards, int(step), batch_size, **chosen))
@@ -326,6 +328,26 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
     data = data.map(one, num_parallel_calls=threads or _cores())
     data = data.batch(batch_size, drop_remainder=True).prefetch(2)
+    return _iterate(tf, _with_rates(tf, data, first_step, last_step, rate_of) if rate_of else data)
+
+
+def repeated_batch(tf, batch, first_step, last_step, rate_of):
+    """The same batch (images, labels) for each step, with the step's learning rate: as training_data with rate_of."""
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    return _iterate(tf, _with_rates(tf, data, first_step, last_step, rate_of))
+
+
+def _with_rates(tf, batches, first_step, last_step, rate_of):
+    def rate(step):
+        value = tf.numpy_function(lambda step: np.float32(rate_of(int(step))), [step], tf.float32)
+        value.set_shape([])
+        return value
+
+    rates = tf.data.Dataset.range(first_step, last_step).map(rate)
+    return tf.data.Dataset.zip((batches, rates)).map(lambda batch, rate: batch + (rate,))
+
+
+def _iterate(tf, data):
     iterator = tf.data.make_initializable_iterator(data)
     return iterator.get_next(), iterator.initializer
 
@@ -347,9 +369,7 @@ def eval_data(tf, shards, batch_size, threads):
     data = data.map(lambda image, label, window, mirrored, _, counted:
                     (decode(tf, image, window, mirrored), label, counted),
                     num_parallel_calls=threads or _cores())
-    data = data.batch(batch_size, drop_remainder=True).prefetch(2)
-    iterator = tf.data.make_initializable_iterator(data)
-    return iterator.get_next(), iterator.initializer
+    return _iterate(tf, data.batch(batch_size, drop_remainder=True).prefetch(2))
 
 
 def _shaped(batch, batch_size):

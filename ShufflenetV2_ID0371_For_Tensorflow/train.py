@@ -71,7 +71,8 @@ def parse_args(argv=None, mode="train"):
     parser.add_bool(run, "--do_checkpoint", True, help="save checkpoints")
     run.add_argument("--rank_size", type=flags.integer(1), default=1, help="number of cards, as RANK_SIZE says")
     run.add_argument("--iterations_per_loop", type=flags.integer(1), default=10,
-                     help="steps between two looks of the host at the loss and at requests to stop")
+                     help="steps between two looks of the host at the loss and at requests to stop; on an NPU the "
+                          "device does that many by itself")
 
     data = parser.add_argument_group("data")
     parser.add_bool(data, "--prepare", False, help="when --data_dir holds class folders, make shards of them first")
@@ -134,35 +135,46 @@ def load_data(parsed):
 Graph = collections.namedtuple("Graph", "next_batch images labels rate loss update eval_figures eval_start")
 
 
-def build_graph(runtime, parsed, data, first_step, total_steps):
+def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
     """The training step, and the evaluation with and without moving averages, on one set of variables.
 
+    Args:
+      rate_of: step, an int from 0 -> learning rate; for an NPU.
     Returns:
       Graph: next_batch (images, labels) of the input pipeline and its initializer, placeholders images uint8
       [batch_size, 224, 224, 3], labels int32 [batch_size], rate float32 []; loss float32 [] (without weight decay),
       update (operation); eval_figures: float32 [2, 3] of model.figures, float32 [] images counted; eval_start.
+      On an NPU images, labels and rate are those of next_batch: a device that loops over steps cannot be fed.
     """
     tf = runtime.tf
     import architecture
     import input_pipeline
     import model
-    shape = [parsed.batch_size, architecture.IMAGE_PX, architecture.IMAGE_PX, 3]
-    images = tf.placeholder(tf.uint8, shape, "training_images")
-    labels = tf.placeholder(tf.int32, shape[:1], "training_labels")
-    rate = tf.placeholder(tf.float32, [], "learning_rate")
+
+    def training_data(rate_of=None):
+        return input_pipeline.training_data(
+            tf, data.train, first_step, total_steps, parsed.batch_size, parsed.threads, parsed.colour_jitter > 0,
+            rate_of=rate_of, seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
+            rank=runtime.rank, ranks=runtime.ranks)
+
+    next_batch = None
+    if runtime.device == "npu":
+        next_batch = training_data(rate_of) if data.train is not None else input_pipeline.repeated_batch(
+            tf, synthetic_batch(parsed), first_step, total_steps, rate_of)
+        images, labels, rate = next_batch[0]
+    else:
+        shape = [parsed.batch_size, architecture.IMAGE_PX, architecture.IMAGE_PX, 3]
+        images = tf.placeholder(tf.uint8, shape, "training_images")
+        labels = tf.placeholder(tf.int32, shape[:1], "training_labels")
+        rate = tf.placeholder(tf.float32, [], "learning_rate")
     compute_dtype = tf.float32 if runtime.device == "cpu" else runtime.compute_dtype
     scores = architecture.logits(images, True, parsed.num_classes, parsed.depth_multiplier, parsed.version,
                                  compute_dtype, runtime.fuse)
     loss = model.smoothed_cross_entropy(scores, labels, parsed.label_smoothing)
     averages = model.make_averages(parsed.ema_decay)
     update = model.update_op(loss, rate, parsed.momentum, parsed.weight_decay, averages, runtime.wrap_optimizer)
-    if data.train is None:
-        next_batch = None
-    else:
-        next_batch = input_pipeline.training_data(
-            tf, data.train, first_step, total_steps, parsed.batch_size, parsed.threads, parsed.colour_jitter > 0,
-            seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
-            rank=runtime.rank, ranks=runtime.ranks)
+    if next_batch is None and data.train is not None:
+        next_batch = training_data()
     if data.evaluation is None:
         return Graph(next_batch, images, labels, rate, loss, update, None, None)
     (eval_images, eval_labels, counted), eval_start = input_pipeline.eval_data(
@@ -172,6 +184,20 @@ def build_graph(runtime, parsed, data, first_step, total_steps):
     averaged = model.averaged_logits(eval_images, parsed.num_classes, parsed.depth_multiplier, averages)
     figures = tf.stack([model.figures(averaged, eval_labels, counted), model.figures(plain, eval_labels, counted)])
     return Graph(next_batch, images, labels, rate, loss, update, (figures, tf.reduce_sum(counted)), eval_start)
+
+
+def whole_loops(parsed, total_steps, first_step, steps_per_run):
+    """The run's last step, in whole loops of the device: what is left over of the epochs is cut off.
+
+    Raises:
+      DataError: the steps that the user counted are not whole loops, or there is no whole one.
+    """
+    left_over = (total_steps - first_step) % steps_per_run
+    if left_over and (parsed.train_steps or total_steps - first_step < steps_per_run):
+        raise datacheck.DataError(
+            "--iterations_per_loop", "a divisor of the %d steps that are to be done" % (total_steps - first_step),
+            steps_per_run, "give --iterations_per_loop=1, or another --max_train_steps")
+    return total_steps - left_over
 
 
 def train(parsed):
@@ -196,13 +222,21 @@ def train(parsed):
 
     # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed)
+    runtime = Runtime(parsed, steps_per_run=parsed.iterations_per_loop)
+    per_run = runtime.steps_per_run
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = training_images // images_per_step
     if steps_per_epoch == 0:
         raise datacheck.DataError("--batch_size", "at most the %d training images of the data" % training_images,
                                   "%d images a step" % images_per_step, "give a smaller one")
-    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+    wanted_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+    total_steps = whole_loops(parsed, wanted_steps, first_step, per_run)
+    if total_steps < wanted_steps:
+        runtime.warnings.append("the last %d of %d steps are left out, so that all are whole loops of "
+                                "--iterations_per_loop=%d" % (wanted_steps - total_steps, wanted_steps, per_run))
+    if any(every % per_run for every in (parsed.log_every, parsed.save_every)):
+        runtime.warnings.append("[train] lines and checkpoints wait for the end of a loop of --iterations_per_loop=%d"
+                                % per_run)
     warmup_steps = int(round(parsed.warmup_epochs * steps_per_epoch))
 
     # Graph
@@ -210,7 +244,11 @@ def train(parsed):
     import model
     tf.reset_default_graph()
     tf.set_random_seed(parsed.seed)
-    graph = build_graph(runtime, parsed, data, first_step, total_steps)
+
+    def rate_of(step):
+        return model.learning_rate(step, total_steps, parsed.lr, parsed.decay, warmup_steps)
+
+    graph = build_graph(runtime, parsed, data, first_step, total_steps, rate_of)
     saver = tf.train.Saver(max_to_keep=0)
 
     # Session
@@ -218,6 +256,8 @@ def train(parsed):
     session.run(tf.global_variables_initializer())
     if restored:
         runtime.restore(saver, session, restored[0])
+    runtime.broadcast(session)
+    update = runtime.looped(session, graph.update)
     if runtime.rank == 0:
         checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                               json.dumps(vars(parsed), indent=1, sort_keys=True))
@@ -263,43 +303,49 @@ def train(parsed):
 
     # Loop
     stop = checkpoint.StopRequest()
-    throughput = runlog.Throughput(images_per_step)
+    throughput = runlog.Throughput(images_per_step * per_run, warmup_steps=max(1, 5 // per_run))
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None
     evaluating = data.evaluation is not None and parsed.mode == "train_and_evaluate" and runtime.rank == 0
     result, losses = None, []
     bar = runlog.progress_bar(total_steps, first_step)
-    if data.train is None:
-        next_batch = synthetic_batch(parsed)
-    else:
+    if graph.next_batch:
         session.run(graph.next_batch[1])
-    for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
-        asked = time.perf_counter()
+
+    def run(fetches, feed=None):
         try:
-            batch = next_batch if data.train is None else session.run(graph.next_batch[0])
+            return session.run(fetches, feed)
         except tf.errors.OpError as error:
-            raise data.train.error or error from None
+            raise (data.train and data.train.error) or error from None
+
+    fed = runtime.device != "npu"
+    batch = synthetic_batch(parsed) if data.train is None else None
+    for step in range(first_step + per_run, total_steps + 1, per_run):  # `step` steps are done when this round ends
+        asked = time.perf_counter()
+        lr, feed = rate_of(step - 1), {}
+        if fed:
+            if data.train is not None:
+                batch = run(graph.next_batch[0])
+            feed = {graph.images: batch[0], graph.labels: batch[1], graph.rate: lr}
         data_wait_sec = time.perf_counter() - asked
-        lr = model.learning_rate(step - 1, total_steps, parsed.lr, parsed.decay, warmup_steps)
-        loss_value, _ = session.run([graph.loss, graph.update],
-                                    {graph.images: batch[0], graph.labels: batch[1], graph.rate: lr})
+        loss_value, _ = run([graph.loss, update], feed)
         throughput.step(data_wait_sec)
         losses.append(float(loss_value))
-        bar.update()
+        bar.update(per_run)
 
         last = step == total_steps
-        epoch_ended = step % steps_per_epoch == 0
+        epoch_ended = step % steps_per_epoch < per_run  # in the steps of this round
         epoch = step // steps_per_epoch
-        line_due = step == first_step + 1 or step % parsed.log_every == 0 or last
+        line_due = step == first_step + per_run or step % parsed.log_every < per_run or last
         evaluation_due = evaluating and (last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0))
-        save_due = step % parsed.save_every == 0 or last
-        if not (line_due or evaluation_due or save_due or step % parsed.iterations_per_loop == 0):
+        save_due = step % parsed.save_every < per_run or last
+        if not (line_due or evaluation_due or save_due or per_run > 1 or step % parsed.iterations_per_loop == 0):
             continue
         log.check_finite(sum(losses), step, newest)
         with throughput.paused():
             if line_due:
                 log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch, loss=sum(losses) / len(losses), lr=lr,
-                          **throughput.recent(total_steps - step))
+                          **throughput.recent((total_steps - step) // per_run))
                 losses = []
                 if data.train is not None:
                     say_problems(data.train)
@@ -314,7 +360,10 @@ def train(parsed):
 
     if evaluating and result is None:  # killed between the last checkpoint and its [done] line
         result = evaluate_at(total_steps)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks),
+    speed = throughput.total(runtime.ranks)
+    if speed:
+        speed["ms_per_step"] /= per_run
+    log.event(runlog.DONE, step=total_steps, **speed,
               **({"top1": result["top1"]} if result else {}), wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     log.close()

@@ -8,6 +8,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import sys
 
 # Published spellings of a flag -> ours. A folder that defines the published spelling itself keeps it.
@@ -25,6 +26,8 @@ PRECISION_MODES = (
     "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_fp16",
     "allow_fp32_to_bf16", "force_fp16", "force_fp32", "must_keep_origin_dtype", "cube_fp16in_fp32out",
 )
+
+DUMP_STEPS = "steps and ascending ranges such as 0|5|10-20, at most 100 of them"
 
 # These may differ between a run and its continuation: they change what is shown, kept or recorded, not the weights.
 FREE_TO_CHANGE = frozenset([
@@ -122,6 +125,15 @@ def number(at_least=None, above=None, below=None):
     return parse
 
 
+def dump_steps(text):
+    """A flag type: steps to dump, see DUMP_STEPS; the text itself."""
+    ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in text.split("|")]
+    if len(ranges) > 100 or not all(found and (not found.group(2) or int(found.group(1)) < int(found.group(2)))
+                                    for found in ranges):
+        raise argparse.ArgumentTypeError("found '%s', expected %s" % (text, DUMP_STEPS))
+    return text
+
+
 def input_path(text):
     """A flag type: a path to read. A relative one counts from where the user stands, else from the model folder.
 
@@ -185,17 +197,20 @@ def add_device_group(parser, precision_mode):
                         help="Ascend's precision mode; the mixed modes mean bfloat16 on a CPU that has it")
 
     npu = parser.add_argument_group("NPU diagnostics", "without effect on GPU and CPU, where a [warn] line says so")
-    parser.add_bool(npu, "--over_dump", False, help="detect overflow and dump it")
-    parser.add_bool(npu, "--data_dump_flag", False, help="dump operator outputs")
-    npu.add_argument("--data_dump_step", default="10", help="steps to dump, e.g. 0|5|10-20")
-    npu.add_argument("--data_dump_path", type=input_path, help="existing folder for dumps")
+    parser.add_bool(npu, "--over_dump", False, help="detect overflow and dump it; not together with --data_dump_flag")
+    parser.add_bool(npu, "--data_dump_flag", False, help="dump inputs and outputs of operators")
+    npu.add_argument("--data_dump_step", type=dump_steps, default="10", metavar="STEPS",
+                     help="when to dump them: " + DUMP_STEPS)
+    npu.add_argument("--data_dump_path", type=input_path,
+                     help="existing folder: dumps go into its overflow_dump/ and data_dump/; default the run folder")
     parser.add_bool(npu, "--profiling", False, help="record a profile")
-    npu.add_argument("--profiling_dump_path", type=input_path, help="existing folder for profiles")
-    parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file")
+    npu.add_argument("--profiling_dump_path", type=input_path,
+                     help="existing folder for profiles; default profiling/ in the run folder")
+    parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file; for the modes allow_mix_precision*")
     npu.add_argument("--mixlist_file", type=input_path, help="JSON lists of operators for mixed precision")
     parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")
     npu.add_argument("--fusion_off_file", type=input_path, help="fusion switches")
-    parser.add_bool(npu, "--autotune", False, help="documented; CANN no longer reads it, use AOE_MODE")
+    parser.add_bool(npu, "--autotune", False, help="refused on an NPU: its adapter no longer reads it; set AOE_MODE")
 
 
 def default_output_path(model_folder):

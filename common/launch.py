@@ -23,8 +23,8 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
 _GRACE_SEC = 20  # what the other ranks get to save and end once one has failed
 _PR_SET_PDEATHSIG = 1
-# TensorFlow's C++ prints these before its own log level applies; they stay in the log file.
-_CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 ")
+# TensorFlow's C++ prints these before its own log level applies, or on Ascend at level INFO; they stay in the log file.
+_CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 |[\d-]+ [\d:.]+: [IW] ")
 
 
 def main(argv=None):
@@ -74,7 +74,7 @@ def main(argv=None):
     if exit_code == 0 and not summary.finished:
         exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (own.script, logs[0]))
     if exit_code == 0 and summary.device == "npu":
-        exit_code = _npu_notice(summary.used_npu)
+        exit_code = _npu_notice(summary.used_npu, logs[0])
     if exit_code:
         print("training failed with exit code %d; log: %s" % (exit_code, logs[0]), file=sys.stderr, flush=True)
         return exit_code
@@ -192,17 +192,18 @@ def _show_end(rank, log):
               file=sys.stderr, flush=True)
 
 
-def _npu_notice(used_npu):
+def _npu_notice(used_npu, log):
     """The documented notice; exit code 1 when the device was asked for and not used."""
     if used_npu:
         print("------------------ INFO NOTICE START------------------\n"
               "INFO, your task have used Ascend NPU, please check your result.\n"
-              "------------------ INFO NOTICE END------------------")
+              "------------------ INFO NOTICE END------------------", flush=True)
         return 0
     print("------------------ ERROR NOTICE START ------------------\n"
           "ERROR, your task haven't used Ascend NPU, please check your npu Migration.\n"
-          "------------------ ERROR NOTICE END------------------")
-    return 1
+          "------------------ ERROR NOTICE END------------------", flush=True)
+    return _refuse("%s: expected the line that Ascend's adapter prints for a compiled graph; found none: no NPU was "
+                   "used; see \"How to read a failure\" in docs/ascend.md." % log)
 
 
 def _refuse(message):

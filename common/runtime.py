@@ -12,41 +12,73 @@ from common.datacheck import DataError
 
 _MIXED = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_bf16",
           "force_fp16")
+_ADAPTERS = {"1.15": "npu_bridge", "2.6": "npu_device"}  # TensorFlow -> Ascend's package for it
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 class Runtime:
     """What the model's loop needs to know of the machine.
 
+    Args:
+      parsed: namespace with the flags of flags.add_device_group.
+      keras: the model is eager TensorFlow 2 instead of a graph in a session.
+      steps_per_run: training steps that one run of the session is to do where the device has such a loop (Ascend).
     Attributes:
       tf: tensorflow.compat.v1 with TF2 behaviour off; with keras=True TensorFlow 2 as it is.
       device: "npu", "gpu" or "cpu"; `reason` says in a few words why.
       rank, ranks: this process and how many there are (RANK_ID, RANK_SIZE).
+      steps_per_run: training steps that one run of looped() does: 1 but on Ascend.
       compute_dtype: tf.DType that convolutions and matrix products are to use; variables stay float32.
       warnings: sentences for [warn] lines.
     """
 
-    def __init__(self, parsed, keras=False):
+    def __init__(self, parsed, keras=False, steps_per_run=1):
         self.warnings = []
-        self.rank, self.ranks = int(os.environ.get("RANK_ID", 0)), int(os.environ.get("RANK_SIZE", 1))
+        self.rank, self.ranks = _find_rank()
+        self._keep_adapter_log(parsed.device)
         self.tf = _import_tensorflow2() if keras else _import_tensorflow()
         self.device, self.reason = _choose_device(self.tf, parsed.device)
+        self.steps_per_run = steps_per_run if self.device == "npu" else 1
+        self._npu_options, self._scales_loss, self._scale_variables, self._optimizer_facts = {}, False, (), {}
         if self.ranks > 1 and self.device != "npu":
             raise DataError("RANK_SIZE", "1 on %s" % self.device, self.ranks, "start one rank")
-        self._npu_parameters = {}
         if self.device == "gpu" and keras:
             for gpu in self.tf.config.list_physical_devices("GPU"):
                 self.tf.config.experimental.set_memory_growth(gpu, True)
         if self.device == "npu":
-            from common import npu_options
-            self._npu_parameters = npu_options.session_parameters(parsed, self.ranks)
-            self._npu = _open_npu(self.tf, self._npu_parameters) if keras else _import_npu(self.tf)
-            self._loss_scale = keras and parsed.precision_mode in _MIXED
+            self._start_npu(parsed, keras)
         else:
             given = [flag for flag in ("over_dump", "data_dump_flag", "profiling", "use_mixlist", "fusion_off_flag",
                                        "autotune") if getattr(parsed, flag)]
             if given:
                 self.warnings.append("--%s has no effect on %s" % (", --".join(given), self.device))
         self.compute_dtype = self._choose_dtype(parsed.precision_mode)
+
+    def _keep_adapter_log(self, wanted):
+        """Lets TensorFlow log INFO where an NPU may be used: one such line proves that the device was."""
+        if wanted not in ("auto", "npu") or not any(map(_is_installed, _ADAPTERS.values())):
+            os.environ.setdefault(_LOG_LEVEL, "2")
+        elif os.environ.get(_LOG_LEVEL, "0") != "0":
+            self.warnings.append("%s=%s is set to 0: the line that proves the use of the NPU is of level INFO"
+                                 % (_LOG_LEVEL, os.environ[_LOG_LEVEL]))
+            os.environ[_LOG_LEVEL] = "0"
+
+    def _start_npu(self, parsed, keras):
+        """Checks options and environment, then imports Ascend's adapter and, for Keras, opens the device."""
+        from common import npu_options
+        self._npu_options = npu_options.session_parameters(parsed, self.ranks, self.steps_per_run)
+        self._scales_loss = parsed.precision_mode in npu_options.FLOAT16_MODES
+        _check_npu_environment(self.ranks, keras)
+        if self.ranks == 1 and os.environ.pop("RANK_TABLE_FILE", None):
+            self.warnings.append("RANK_TABLE_FILE is not used by one rank: with it, Ascend would wait for others")
+        self._npu = _import_adapter(self.tf, keras)
+        if keras:
+            npu_options.fill_global_options(self._npu.global_options(), self._npu_options)
+            try:
+                self._npu.open().as_default()
+            except RuntimeError as error:
+                raise DataError("ASCEND_DEVICE_ID=%s" % os.environ.get("ASCEND_DEVICE_ID", ""), "an NPU that opens",
+                                str(error), "look at it with npu-smi info, and at ~/ascend/log") from error
 
     def _choose_dtype(self, precision_mode):
         tf = self.tf
@@ -70,36 +102,95 @@ class Runtime:
             return tf.float32
         return tf.bfloat16
 
-    def session_config(self):
-        """ConfigProto for this device."""
+    def session_config(self, large_kernels=False):
+        """ConfigProto for this device.
+
+        Args:
+          large_kernels: True for a network of large products: on a CPU its operations then take turns, each on all
+            cores, instead of two of them sharing the cores and their caches.
+        """
         config = self.tf.ConfigProto(allow_soft_placement=True)
+        if self.device == "cpu" and large_kernels:
+            config.inter_op_parallelism_threads = 1
         if self.device == "gpu":
             config.gpu_options.allow_growth = True
         if self.device == "npu":
             from common import npu_options
-            npu_options.fill_session_config(config, self._npu_parameters)
+            npu_options.fill_session_config(config, self._npu_options)
         return config
 
     def wrap_optimizer(self, optimizer):
-        """The optimizer with what the device needs around it: averaging over ranks on Ascend."""
-        if self.device == "npu" and self.ranks > 1:
-            return _import_npu(self.tf).npu_distributed_optimizer_wrapper(optimizer)
-        return optimizer
+        """The optimizer with what the device needs around it.
+
+        On Ascend: averaging over ranks, and around it loss scaling in the modes that compute float16.
+        """
+        if self.device != "npu":
+            return optimizer
+        npu, distributed = self._npu, self.ranks > 1
+        self._optimizer_facts = {"loss_scale": "dynamic" if self._scales_loss else "off"}
+        if not self._scales_loss:
+            return npu.npu_distributed_optimizer_wrapper(optimizer) if distributed else optimizer
+        from common import loss_scale
+        before = set(_names(self.tf.global_variables()))
+        if hasattr(npu, "NPULossScaleOptimizer"):
+            if distributed:
+                optimizer = npu.npu_distributed_optimizer_wrapper(optimizer)
+            manager = npu.ExponentialUpdateLossScaleManager(
+                init_loss_scale=loss_scale.INITIAL_SCALE, incr_every_n_steps=loss_scale.GROWTH_STEPS,
+                decr_every_n_nan_or_inf=1, decr_ratio=0.5)
+            optimizer = npu.NPULossScaleOptimizer(optimizer, manager, is_distributed=distributed)
+        else:  # on TensorFlow 2 the adapter has one optimizer for both, and no manager
+            optimizer = npu.NPUOptimizer(optimizer, loss_scale.DynamicLossScale(self.tf), is_distributed=distributed,
+                                         is_loss_scale=True)
+        self._scale_variables = set(_names(self.tf.global_variables())) - before
+        return loss_scale.EveryStepCounts(self.tf, optimizer)
+
+    def broadcast(self, session):
+        """Gives every global variable rank 0's value: weights, slots, moving statistics, the step.
+
+        Call it after variables are initialised or restored and before the graph is finalized. Alone it does nothing.
+        """
+        if self.device != "npu" or self.ranks == 1:
+            return
+        assigned = []
+        for variable in self.tf.global_variables():
+            with self.tf.control_dependencies(assigned[-1:]):  # all ranks in the same order, so none is fused
+                received, = self._npu.hccl_ops.broadcast([variable], 0, fusion=0)
+            assigned.append(variable.assign(received, read_value=False))
+        session.run(assigned)
+
+    def looped(self, session, update):
+        """The operation to run instead of `update`: one run of it does steps_per_run steps on the device.
+
+        Batches and rates must come from initializable iterators of the graph: a host cannot feed a loop.
+        """
+        return self._npu.util.set_iteration_per_loop(session, update, self.steps_per_run) if (
+            self.steps_per_run > 1) else update
 
     def keras_optimizer(self, optimizer, variables):
         """A Keras optimizer ready for these variables, with what the device needs around it.
 
-        On Ascend: averaging over ranks, and around it loss scaling where float16 is computed.
+        On Ascend: averaging over ranks, and around it loss scaling in the modes that compute float16.
         """
-        if self.device == "npu" and self.ranks > 1:
-            optimizer = self._npu.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)
-        if self.device == "npu" and self._loss_scale:
-            optimizer = self._npu.train.optimizer.NpuLossScaleOptimizer(optimizer)
+        if self.device == "npu":
+            from common import loss_scale
+            if self.ranks > 1:
+                optimizer = self._npu.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)
+            if self._scales_loss:
+                optimizer = self._npu.train.optimizer.NpuLossScaleOptimizer(
+                    optimizer, initial_scale=loss_scale.INITIAL_SCALE, dynamic_growth_steps=loss_scale.GROWTH_STEPS)
+            self._optimizer_facts = {"loss_scale": "dynamic" if self._scales_loss else "off",
+                                     "variables_on": ":".join(variables[0].device.split(":")[-2:])}
         if hasattr(optimizer, "build"):
             optimizer.build(variables)
         else:  # Keras 2
             optimizer._create_all_weights(variables)
         return optimizer
+
+    def broadcast_variables(self, variables):
+        """Gives eager variables rank 0's values; call it once they are built and restored. Alone it does nothing."""
+        if self.device == "npu" and self.ranks > 1:
+            self._npu.distribute.broadcast(list(variables))
 
     def scale_loss(self, loss, optimizer):
         """The loss to differentiate; pass the gradients through unscale() afterwards."""
@@ -127,7 +218,11 @@ class Runtime:
         except (self.tf.errors.OpError, ValueError) as error:
             raise DataError(prefix, "a TensorFlow checkpoint", str(error).split("\n")[0], "give another one") from error
         expected = {variable.op.name: variable.shape.as_list() for variable in self.tf.global_variables()}
-        checkpoint.check_variables(stored, expected, prefix)
+        not_stored = set(self._scale_variables) - set(stored)  # the checkpoint of a run that did not scale the loss
+        if not_stored:
+            saver = self.tf.train.Saver([variable for variable in self.tf.global_variables()
+                                         if variable.op.name not in not_stored])
+        checkpoint.check_variables(stored, {name: expected[name] for name in set(expected) - not_stored}, prefix)
         saver.restore(session, prefix)
 
     def save(self, saver, session, prefix):
@@ -145,8 +240,11 @@ class Runtime:
 
     def describe(self):
         """Fields for the [run] line."""
-        return dict(device=self.device, device_reason=self.reason, ranks=self.ranks, tf=self.tf.__version__,
-                    compute_dtype=self.compute_dtype.name)
+        fields = dict(device=self.device, device_reason=self.reason, ranks=self.ranks, tf=self.tf.__version__,
+                      compute_dtype=self.compute_dtype.name)
+        if self.device == "npu":
+            fields.update(self._optimizer_facts, steps_per_run=self.steps_per_run)
+        return fields
 
 
 class _ScalarWriter:
@@ -162,7 +260,6 @@ class _ScalarWriter:
 
 
 def _import_tensorflow():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
@@ -170,7 +267,6 @@ def _import_tensorflow():
 
 
 def _import_tensorflow2():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import logging
 
     import tensorflow as tf
@@ -179,49 +275,84 @@ def _import_tensorflow2():
     return tf
 
 
+def _names(variables):
+    return [variable.op.name for variable in variables]
+
+
+def _find_rank():
+    """(rank, ranks) from RANK_ID and RANK_SIZE; DataError when they make no sense."""
+    ranks = os.environ.get("RANK_SIZE") or "1"
+    if not ranks.isdigit() or int(ranks) < 1:
+        raise DataError("RANK_SIZE", "the number of ranks", repr(ranks), "unset it, or start with test/*_8p.sh")
+    rank = os.environ.get("RANK_ID") or ("0" if int(ranks) == 1 else "")
+    if not rank.isdigit() or int(rank) >= int(ranks):
+        raise DataError("RANK_ID", "this process among RANK_SIZE=%s, from 0" % ranks, repr(rank),
+                        "export it, or start with test/*_8p.sh")
+    return int(rank), int(ranks)
+
+
+def _is_installed(package):
+    return importlib.util.find_spec(package) is not None
+
+
 def _choose_device(tf, wanted):
     """('auto'|'npu'|'gpu'|'cpu') -> (device, reason); DataError when the wanted one is not there."""
-    npu_package = next((name for name in ("npu_bridge", "npu_device") if importlib.util.find_spec(name)), None)
+    release = ".".join(tf.__version__.split(".")[:2])
+    package = _ADAPTERS.get(release)
+    found = [name for name in _ADAPTERS.values() if _is_installed(name)]
     gpus = tf.config.experimental.list_physical_devices("GPU") if wanted in ("auto", "gpu") else []
-    if wanted == "npu" and not npu_package:
-        raise DataError("--device=npu", "the package npu_bridge (TensorFlow 1.15) or npu_device (TensorFlow 2.6)",
-                        "neither in this Python", "install CANN's TensorFlow adapter and source its set_env.sh, or use "
-                        "--device=auto")
+    if wanted == "npu" and not package:
+        raise DataError("--device=npu", "TensorFlow 1.15 or 2.6, which Ascend's adapters are for",
+                        "TensorFlow " + tf.__version__, "use the Python of the Ascend image (docs/ascend.md)")
+    if wanted == "npu" and package not in found:
+        raise DataError("--device=npu", "the package %s for TensorFlow %s" % (package, release),
+                        "no such package in this Python" + "".join("; only " + name for name in found),
+                        "install CANN's TensorFlow adapter and source its set_env.sh, or use --device=auto")
     if wanted == "gpu" and not gpus:
         raise DataError("--device=gpu", "a GPU that TensorFlow %s can use" % tf.__version__, "none",
                         "install tensorflow[and-cuda] and a driver, or use --device=auto")
-    if wanted == "npu" or (wanted == "auto" and npu_package):
-        return "npu", "asked" if wanted == "npu" else "%s is installed" % npu_package
+    if wanted == "npu" or (wanted == "auto" and package in found):
+        return "npu", "asked, by %s" % package if wanted == "npu" else "%s is installed" % package
     if wanted == "gpu" or gpus:
         return "gpu", "asked" if wanted == "gpu" else "%d GPU(s) found" % len(gpus)
+    if found:
+        return "cpu", "asked" if wanted == "cpu" else "%s is not for TensorFlow %s, no GPU" % (found[0], release)
     return "cpu", "asked" if wanted == "cpu" else "no NPU package, no GPU"
 
 
-def _import_npu(tf):
-    """Ascend's session-mode package; DataError tells a missing native library from a missing package."""
-    name = "npu_bridge.npu_init" if tf.__version__.startswith("1.") else "npu_device.compat.v1.npu_init"
-    try:
-        if not tf.__version__.startswith("1."):
-            importlib.import_module("npu_device").compat.enable_v1()
-        return importlib.import_module(name)
-    except (ImportError, tf.errors.NotFoundError) as error:
-        raise DataError(name, "Ascend's adapter with its native libraries", str(error).split("\n")[0],
-                        "source CANN's set_env.sh, and check that hccl and the adapter match TensorFlow %s"
-                        % tf.__version__) from error
+def _check_npu_environment(ranks, keras):
+    """Sets what the adapter needs before it is imported; DataError for what it would refuse later, or wait for."""
+    for name in ("CM_CHIEF_IP", "CM_WORKER_SIZE"):
+        if os.environ.get(name):
+            raise DataError(name, "no cluster without a rank table, since RANK_SIZE and RANK_TABLE_FILE say who takes "
+                            "part", repr(os.environ[name]), "unset it")
+    if ranks > 1:
+        os.environ.setdefault("JOB_ID", "10087")  # any text; without one the first reduction fails
+        table = os.environ.get("RANK_TABLE_FILE") or ""
+        if not os.path.isfile(table):
+            raise DataError("RANK_TABLE_FILE", "the rank table of the %d ranks" % ranks, repr(table),
+                            "export the path of a file like test/8p.json")
+    # One call runs one step here; with another loop size another number of steps would be trained in silence.
+    if keras and os.environ.setdefault("NPU_LOOP_SIZE", "1") != "1":
+        raise DataError("NPU_LOOP_SIZE", "1, the steps that a call runs here", repr(os.environ["NPU_LOOP_SIZE"]),
+                        "unset it")
 
 
-def _open_npu(tf, parameters):
-    """Opens the device for eager TensorFlow 2 with these options and makes it the default one."""
+def _import_adapter(tf, keras):
+    """Ascend's package for sessions, or for eager Keras; DataError when a library below it is missing."""
+    package = _ADAPTERS[".".join(tf.__version__.split(".")[:2])]
     try:
+        if package == "npu_bridge":
+            return importlib.import_module("npu_bridge.npu_init")
         npu_device = importlib.import_module("npu_device")
+        if keras:
+            return npu_device
+        npu_device.compat.enable_v1()
+        return importlib.import_module("npu_device.compat.v1.npu_init")
     except (ImportError, tf.errors.NotFoundError) as error:
-        raise DataError("npu_device", "Ascend's adapter for TensorFlow 2.6 with its native libraries",
-                        str(error).split("\n")[0], "source CANN's set_env.sh, and check that the adapter matches "
-                        "TensorFlow %s" % tf.__version__) from error
-    from common import npu_options
-    npu_options.fill_global_options(npu_device.global_options(), parameters)
-    npu_device.open().as_default()
-    return npu_device
+        raise DataError(package, "Ascend's adapter with CANN's libraries below it", "it is installed, but: %s"
+                        % str(error).split("\n")[0], "source CANN's set_env.sh, check that adapter and CANN are of one "
+                        "version, or use --device=cpu") from error
 
 
 def _cpu_has_bf16():

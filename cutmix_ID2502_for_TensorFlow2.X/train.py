@@ -174,6 +174,7 @@ def train(parsed):
         model_files.load_weights(network, restored[0] + ".h5")
         model_files.restore_optimizer(restored[0], optimizer)
         first_step = restored[1].get("step", 0)
+    runtime.broadcast_variables(network.variables + model_files.optimizer_variables(optimizer))
     checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                           json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
