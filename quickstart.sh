@@ -10,8 +10,8 @@ usage() {
   cat <<'TEXT'
 Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [-- TRAIN_FLAGS]
 
-  --model=NAME      cspnet (default) or cutmix
-  --data_path=DIR   your data set; without it a small one is drawn into .sampledata/ and trained for 3 epochs
+  --model=NAME      cspnet (default), cutmix, shufflenet or ssd
+  --data_path=DIR   your data set; without it a small one is drawn into .sampledata/ and trained for 3 epochs (ssd: 1)
   -- TRAIN_FLAGS    handed to the model's test/train_full_1p.sh, e.g. -- --train_epochs=10
 
 Needs Python 3.10 to 3.13 (or PYTHON=/path/to/python3). Makes .venv on the first run.
@@ -35,32 +35,43 @@ while (($#)); do
   shift
 done
 
+# `sample` is what drawn data needs besides its path.
+sample=() epochs=3
 case $model in
   cspnet) folder=CSPNet_ID0840_for_TensorFlow layout=cifar10 ;;
   cutmix) folder=cutmix_ID2502_for_TensorFlow2.X layout=cifar10 ;;
-  *) fail "--model=$model is not here; choose one of: cspnet, cutmix." 2 ;;
+  shufflenet)
+    folder=ShufflenetV2_ID0371_For_Tensorflow layout=imagenet
+    sample=(--prepare --num_classes=10 --batch_size=32)
+    ;;
+  ssd)
+    folder=SSD-VGG_ID1619_for_TensorFlow layout=voc epochs=1
+    sample=(--precision_mode=allow_mix_precision --log_every=5)
+    ;;
+  *) fail "--model=$model is not here; choose one of: cspnet, cutmix, shufflenet, ssd." 2 ;;
 esac
 
 make_cpu_venv
 export PYTHON=$ROOT/.venv/bin/python
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
-length=()
 if [[ -n $data_path ]]; then
+  sample=()
   # The model's script changes its folder; a relative path means the user's.
   [[ $data_path == [/~]* ]] || data_path=$PWD/$data_path
 else
   data_path=$ROOT/.sampledata/$layout
   "$PYTHON" -m common.sampledata "$layout" --output "$data_path"
-  # Sample data shows a rising accuracy after a few epochs; the script's own number is meant for the real set.
+  # Sample data shows a rising accuracy after a few epochs, of a detector a falling loss after one; the script's own
+  # number is meant for the real set.
   case " $* " in
-    *" --epochs"* | *" --train_epochs"* | *" --train-epochs"* | *" --train_steps"* | *" --train-steps"*) ;;
-    *) length=(--train_epochs=3) ;;
+    *" --epochs"* | *" --train"[_-]"epochs"* | *" --train"[_-]"steps"* | *" --max"[_-]"epochs"* | *" --max"[_-]"train"*) ;;
+    *) sample+=("--train_epochs=$epochs") ;;
   esac
 fi
 
 code=0
-bash "$ROOT/$folder/test/train_full_1p.sh" --data_path="$data_path" ${length[@]+"${length[@]}"} "$@" || code=$?
+bash "$ROOT/$folder/test/train_full_1p.sh" --data_path="$data_path" ${sample[@]+"${sample[@]}"} "$@" || code=$?
 if ((code == 0)); then
   "$PYTHON" -m common.report --table "$ROOT/$folder/test/output/${ASCEND_DEVICE_ID:-0}" ||
     printf 'The training succeeded, but its result table could not be made.\n' >&2

@@ -3,6 +3,7 @@
 
     python -m common.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
     python -m common.sampledata imagenet --output DIR [--train 400] [--test 100] [--seed 0]
+    python -m common.sampledata voc --output DIR [--train 200] [--test 50] [--seed 0]
 
 The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
 """
@@ -28,6 +29,8 @@ from common.datacheck import (
 # Each looks the same in a mirror, because training flips its images.
 SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')
 IMAGENET_CLASSES = tuple('n%08d' % number for number in range(1, len(SHAPES) + 1))  # made up, in the order of SHAPES
+# Pascal VOC's first ten names, in the order of SHAPES: readers of that layout know no others.
+VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow')
 MARKER_FILE = 'sample.json'
 
 # Raised when the drawing changes, so that an older folder is drawn anew.
@@ -188,6 +191,75 @@ def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
             image.save(os.path.join(output, split, IMAGENET_CLASSES[label], name), 'JPEG', quality=90)
 
 
+def _draw_scene(rng: np.random.RandomState) -> Tuple[np.ndarray, List[Tuple[int, bool, List[int]]]]:
+    """Draws one to four objects; returns uint8 [H, W, 3] RGB and for each (label, difficult, box).
+
+    A box is xmin, ymin, xmax, ymax in pixels that count from 1, the last one included.
+    """
+    width_px, height_px = int(rng.randint(240, 401)), int(rng.randint(180, 341))
+    y, x = np.mgrid[0:height_px, 0:width_px].astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = np.clip(0.5 + np.cos(angle) * (x / width_px - 0.5) + np.sin(angle) * (y / height_px - 0.5), 0, 1)
+    slope = slope[..., None]
+    ends = _rgb_of_hue(rng.rand(2), rng.uniform(0, 0.5, 2), rng.uniform(0.15, 0.85, 2))
+    image = slope * ends[0] + (1 - slope) * ends[1]  # [H, W, 3]
+    objects: List[Tuple[int, bool, List[int]]] = []
+    taken = np.zeros((height_px, width_px), bool)
+    for _ in range(rng.randint(1, 5)):
+        difficult = bool(rng.rand() < 0.1)  # those are small and faint
+        for _ in range(10):  # trials: objects keep apart
+            radius_px = rng.uniform(9, 13) if difficult else rng.uniform(0.12, 0.36) * min(width_px, height_px)
+            reach_px = 1.25 * radius_px
+            centre_x, centre_y = (rng.uniform(reach_px, side - reach_px) for side in (width_px, height_px))
+            square = tuple(slice(int(centre - reach_px), int(centre + reach_px) + 1) for centre in (centre_y, centre_x))
+            if not taken[square].any():
+                break
+        else:
+            continue
+        taken[square] = True
+        label, turn = int(rng.randint(len(SHAPES))), rng.uniform(-0.22, 0.22)
+        dx, dy = (x[square] - centre_x) / radius_px, (y[square] - centre_y) / radius_px
+        u, v = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
+        cover = np.clip(0.5 - _signed_distance(SHAPES[label], u, v) * radius_px, 0, 1)
+        colour = _rgb_of_hue(np.array([(label * 0.3 + rng.normal(0, 0.05)) % 1.0]), rng.uniform(0.55, 1.0, 1),
+                             rng.uniform(0.5, 1.0, 1))[0]
+        image[square] += (0.4 if difficult else 0.9) * cover[..., None] * (colour - image[square])
+        edges = [int(axis.start + side) + 1 for axis, other in ((square[1], 0), (square[0], 1))
+                 for side in np.flatnonzero((cover > 0.5).any(other))[[0, -1]]]  # xmin, xmax, ymin, ymax
+        objects.append((label, difficult, [edges[0], edges[2], edges[1], edges[3]]))
+    image += rng.normal(0, 6, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), objects
+
+
+def _write_voc(output: str, train: int, test: int, seed: int) -> None:
+    from PIL import Image
+    year = os.path.join(output, 'VOCdevkit', 'VOC2007')
+    annotations, pictures, lists = (os.path.join(year, *names) for names in (
+        ('Annotations',), ('JPEGImages',), ('ImageSets', 'Main')))
+    for folder in (annotations, pictures, lists):
+        os.makedirs(folder)
+    ids = ['%06d' % number for number in range(1, train + test + 1)]
+    for number, image_id in enumerate(ids):
+        image, objects = _draw_scene(np.random.RandomState([seed, number]))
+        Image.fromarray(image).save(os.path.join(pictures, image_id + '.jpg'), 'JPEG', quality=90)
+        lines = ['<annotation>', '\t<filename>%s.jpg</filename>' % image_id, '\t<size>',
+                 '\t\t<width>%d</width>' % image.shape[1], '\t\t<height>%d</height>' % image.shape[0],
+                 '\t\t<depth>3</depth>', '\t</size>']
+        for label, difficult, box in objects:
+            lines += ['\t<object>', '\t\t<name>%s</name>' % VOC_CLASSES[label],
+                      '\t\t<difficult>%d</difficult>' % difficult, '\t\t<bndbox>']
+            lines += ['\t\t\t<%s>%d</%s>' % (side, edge, side)
+                      for side, edge in zip(('xmin', 'ymin', 'xmax', 'ymax'), box)]
+            lines += ['\t\t</bndbox>', '\t</object>']
+        with open(os.path.join(annotations, image_id + '.xml'), 'w', encoding='utf-8') as stream:
+            stream.write('\n'.join(lines + ['</annotation>', '']))
+    half = train // 2
+    for name, chosen in (('train', ids[:half]), ('val', ids[half:train]), ('trainval', ids[:train]),
+                         ('test', ids[train:])):
+        with open(os.path.join(lists, name + '.txt'), 'w', encoding='utf-8') as stream:
+            stream.write(''.join(image_id + '\n' for image_id in chosen))
+
+
 def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0) -> bool:
     """Draws ten classes of shapes and textures as OUTPUT/cifar-10-batches-py, in CIFAR-10's own file layout.
 
@@ -215,6 +287,16 @@ def draw_imagenet(output: str, train: int = 400, test: int = 100, seed: int = 0)
     Arguments, result and errors are those of `draw_cifar10`; each split has at least one image of each class.
     """
     return _draw(_write_imagenet, 'imagenet', output, train, test, seed, lowest=(10, 10))
+
+
+def draw_voc(output: str, train: int = 200, test: int = 50, seed: int = 0) -> bool:
+    """Draws one to four of the same ten shapes per picture, with their boxes, as OUTPUT/VOCdevkit/VOC2007.
+
+    The shapes go by the names of VOC_CLASSES. Training images are in trainval.txt, one half in train.txt, the other in
+    val.txt. About one object in six is small, faint and marked difficult. Arguments, result and errors are those of
+    `draw_cifar10`; train is at least 2.
+    """
+    return _draw(_write_voc, 'voc', output, train, test, seed, lowest=(2, 1))
 
 
 def _draw(write: Callable[[str, int, int, int], None], layout: str, output: str, train: int, test: int, seed: int,
@@ -267,7 +349,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     layouts.required = True
     for layout, said, gets, train, test in (
             ('cifar10', 'ten classes of 32x32 images', 'cifar-10-batches-py', 2000, 500),
-            ('imagenet', 'ten class folders of JPEGs', 'train and val', 400, 100)):
+            ('imagenet', 'ten class folders of JPEGs', 'train and val', 400, 100),
+            ('voc', 'JPEGs of one to four objects with their boxes', 'VOCdevkit', 200, 50)):
         one = layouts.add_parser(layout, allow_abbrev=False, help=said,
                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         one.add_argument('--output', required=True, metavar='DIR', help='folder to make; it gets ' + gets)
@@ -275,7 +358,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         one.add_argument('--test', type=int, default=test, metavar='N', help='test images')
         one.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
     args = parser.parse_args(argv)
-    draw = {'cifar10': draw_cifar10, 'imagenet': draw_imagenet}[args.layout]
+    draw = {'cifar10': draw_cifar10, 'imagenet': draw_imagenet, 'voc': draw_voc}[args.layout]
     try:
         if draw(args.output, args.train, args.test, args.seed):
             print('Drew %d training and %d test images in %s' % (args.train, args.test, args.output))

@@ -234,12 +234,12 @@ def test_every_kind_of_failure_counts(ready_machine, text):
     assert result.returncode != 0
 
 
-def ready_to_train(machine, train_exit=0):
+def ready_to_train(machine, train_exit=0, folder='CSPNet_ID0840_for_TensorFlow'):
     shutil.copytree(os.path.join(ROOT, 'common'), str(machine.root / 'common'),
                     ignore=lambda folder, names: [n for n in names if n not in
                                                   ('__init__.py', 'datacheck.py', 'sampledata.py')])
     (machine.root / 'common' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
-    write_script(machine.root / 'CSPNet_ID0840_for_TensorFlow' / 'test' / 'train_full_1p.sh',
+    write_script(machine.root / folder / 'test' / 'train_full_1p.sh',
                  '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
 
 
@@ -253,6 +253,37 @@ def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
     assert "table of ['--table', '%s" % (ready_machine.root / 'CSPNet_ID0840_for_TensorFlow') in result.stdout
     again = ready_machine('quickstart.sh', '--model=cspnet', '--', '--epochs=1', '--batch_size=32')
     assert 'trained --data_path=%s --epochs=1 --batch_size=32\n' % data in again.stdout
+
+
+@pytest.mark.parametrize('model, folder, layout, drawn, flags', [
+    ('cutmix', 'cutmix_ID2502_for_TensorFlow2.X', 'cifar10', 'cifar-10-batches-py', '--train_epochs=3'),
+    ('shufflenet', 'ShufflenetV2_ID0371_For_Tensorflow', 'imagenet', 'val',
+     '--prepare --num_classes=10 --batch_size=32 --train_epochs=3'),
+    ('ssd', 'SSD-VGG_ID1619_for_TensorFlow', 'voc', 'VOCdevkit',
+     '--precision_mode=allow_mix_precision --log_every=5 --train_epochs=1')])
+def test_quickstart_knows_every_model(ready_machine, model, folder, layout, drawn, flags):
+    ready_to_train(ready_machine, folder=folder)
+    result = ready_machine('quickstart.sh', '--model=' + model)
+    data = ready_machine.root / '.sampledata' / layout
+    assert result.returncode == 0 and (data / drawn).is_dir(), result.stderr
+    assert 'trained --data_path=%s %s\n' % (data, flags) in result.stdout
+    assert "table of ['--table', '%s/test/output/0']" % (ready_machine.root / folder) in result.stdout
+    length = '--max_epochs=2' if model == 'shufflenet' else '--train-steps=4'
+    again = ready_machine('quickstart.sh', '--model=' + model, '--', length)
+    before = flags.split('--train_epochs')[0]
+    assert 'trained --data_path=%s %s%s\n' % (data, before, length) in again.stdout
+    mine = ready_machine('quickstart.sh', '--model=' + model, '--data_path=/mine')
+    assert 'trained --data_path=/mine\n' in mine.stdout
+
+
+def test_what_quickstart_adds_is_known_to_the_models():
+    with open(os.path.join(ROOT, 'quickstart.sh')) as file:
+        text = file.read()
+    for folder, words in (('ShufflenetV2_ID0371_For_Tensorflow', ['--prepare', '--num_classes=10', '--batch_size=32']),
+                          ('SSD-VGG_ID1619_for_TensorFlow', ['--precision_mode=allow_mix_precision', '--log_every=5'])):
+        assert 'sample=(%s)' % ' '.join(words) in text
+        code = 'import train; print(train.parse_args(%r).epochs)' % (words + ['--train_epochs=7'])
+        assert subprocess.check_output([sys.executable, '-c', code], cwd=os.path.join(ROOT, folder)).strip() == b'7'
 
 
 def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine):

@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Finds objects in image files with an exported model: annotated pictures and detections.json.
+
+    python detect.py --model=EXPORT --output_path=OUT a.jpg b.jpg
+
+EXPORT is what export_model.py wrote, or the saved_model/ or frozen_graph.pb in it. detections.json is a list with one
+entry a file: image (path), width_px, height_px, detections; each of these has class, confidence and box_xyxy_px (left,
+top, right, bottom in pixels of the upright image, from 0, right and bottom just outside).
+"""
+import json
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+import ssdutils  # noqa: E402
+from common import checkpoint, flags, runlog  # noqa: E402
+from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+from export_model import DESCRIPTION, FROZEN_GRAPH, SAVED_MODEL  # noqa: E402
+
+DETECTIONS_FILE = "detections.json"
+
+
+def parse_args(argv=None):
+    """Flags of the detection."""
+    parser = flags.Parser(prog="detect.py", description="Finds objects in image files with an exported model.")
+    parser.add_argument("--model", type=flags.input_path, required=True,
+                        help="folder of export_model.py, or saved_model/ or frozen_graph.pb in it")
+    parser.add_argument("--output_path", type=flags.output_path, default="detections",
+                        help="folder for the pictures and %s" % DETECTIONS_FILE)
+    parser.add_argument("--confidence", type=flags.number(above=0, below=1), default=0.5,
+                        help="from which a detection counts")
+    parser.add_argument("--batch_size", type=flags.integer(1), default=8, help="images per forward pass")
+    parser.add_bool(parser, "--pictures", True, help="write annotated pictures")
+    parser.add_argument("images", nargs="+", type=flags.input_path, help="image files")
+    flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
+    return parser.parse_args(argv)
+
+
+def find_model(path):
+    """Where an exported model and its description are.
+
+    Args:
+      path: the export's folder, or what is named in parse_args.
+    Returns:
+      (path of the frozen graph or of the SavedModel's folder, description as dict).
+    Raises:
+      DataError: there is no model, no description, or one of an unknown preset.
+    """
+    path = os.path.normpath(path)
+    folder = path if os.path.isdir(path) and os.path.basename(path) != SAVED_MODEL else os.path.dirname(path)
+    candidates = [path] if folder != path else [os.path.join(path, FROZEN_GRAPH), os.path.join(path, SAVED_MODEL)]
+    model = next((one for one in candidates if os.path.isfile(one) or os.path.isfile(
+        os.path.join(one, "saved_model.pb"))), None)
+    if model is None:
+        raise DataError(path, "%s or %s/" % (FROZEN_GRAPH, SAVED_MODEL), "neither", "make them with export_model.py")
+    description = checkpoint.read_json(os.path.join(folder, DESCRIPTION)) or {}
+    if description.get("preset") not in ssdutils.PRESETS or not {"classes", "input", "output"} <= set(description):
+        raise DataError(os.path.join(folder, DESCRIPTION), "preset, classes, input and output of the export",
+                        ", ".join(sorted(description)) or "no such file", "keep it as export_model.py wrote it")
+    return model, description
+
+
+def load(tf, session, model, names):
+    """Loads a frozen graph or a SavedModel into the session's graph; returns its tensors of these names.
+
+    Raises:
+      DataError: the file is damaged, or has no such tensors.
+    """
+    from google.protobuf.message import DecodeError
+    try:
+        if os.path.isdir(model):
+            tf.saved_model.loader.load(session, [tf.saved_model.tag_constants.SERVING], model)
+        else:
+            with open(model, "rb") as file:
+                tf.import_graph_def(tf.GraphDef.FromString(file.read()), name="")
+        return [session.graph.get_tensor_by_name(name) for name in names]
+    except (tf.errors.OpError, DecodeError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise DataError(model, "an exported model with %s" % " and ".join(names), str(error).split("\n")[0],
+                        "export it again") from error
+
+
+def detect(parsed):
+    """Writes pictures and JSON; returns 1 when an image cannot be read, else 0. Raises DataError."""
+    import cv2
+    import numpy as np
+
+    from utils import class_colours, draw_boxes
+    model, description = find_model(parsed.model)
+    preset, classes = ssdutils.PRESETS[description["preset"]], description["classes"]
+    prepare_output_dir(parsed.output_path)
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+    tf = runtime.tf
+    tf.reset_default_graph()
+    session = tf.Session(config=runtime.session_config())
+    image_input, result = load(tf, session, model, [description["input"], description["output"]])
+    boxes, colours = ssdutils.default_boxes(preset), class_colours(len(classes))
+    found, failed, taken = [], 0, {DETECTIONS_FILE}
+    bar = runlog.progress_bar(len(parsed.images), 0)
+    bar.unit = "image"
+    for first in range(0, len(parsed.images), parsed.batch_size):
+        paths, images = [], []
+        for path in parsed.images[first:first + parsed.batch_size]:
+            image, reason = _read(path)
+            if image is None:
+                failed = 1
+                print("%s: %s" % (path, reason), file=sys.stderr)
+            else:
+                paths.append(path)
+                images.append(image)
+        pixels = np.zeros((parsed.batch_size, preset.image_px, preset.image_px, 3), np.uint8)
+        for position, image in enumerate(images):
+            pixels[position] = cv2.resize(image, (preset.image_px, preset.image_px))
+        for path, image, one in zip(paths, images, session.run(result, {image_input: pixels})):
+            height_px, width_px = image.shape[:2]
+            boxes_xyxy, class_ids, confidences = ssdutils.detect(one[:, :-4], one[:, -4:], boxes, parsed.confidence)
+            boxes_px = boxes_xyxy * [width_px, height_px, width_px, height_px]
+            names = [classes[class_id] for class_id in class_ids]
+            found.append({"image": path, "width_px": width_px, "height_px": height_px, "detections": [
+                {"class": name, "confidence": round(float(confidence), 4), "box_xyxy_px": np.round(box, 1).tolist()}
+                for name, confidence, box in zip(names, confidences, boxes_px)]})
+            if parsed.pictures:
+                draw_boxes(image, boxes_px, ["%s %.2f" % pair for pair in zip(names, confidences)],
+                           [colours[class_id] for class_id in class_ids])
+                cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), image)
+            bar.update()
+    bar.close()
+    checkpoint.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(found, indent=1))
+    for one in found:
+        print("%s: %s" % (one["image"], ", ".join("%s %.2f" % (each["class"], each["confidence"])
+                                                  for each in one["detections"]) or "nothing"))
+    print("written: %s" % parsed.output_path)
+    return failed
+
+
+def _read(path):
+    """(uint8 [H, W, 3] BGR, "") of an image file, turned upright by its EXIF, or (None, reason)."""
+    import cv2
+    import numpy as np
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        return None, error.strerror or str(error)
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    except cv2.error:  # e.g. more than 2^30 pixels
+        image = None
+    return image, "found no image that can be decoded" if image is None else ""
+
+
+def _free_name(path, taken):
+    """A file name for an annotated picture that no other one has."""
+    stem, number = os.path.splitext(os.path.basename(path))[0], 1
+    name = stem + ".jpg"
+    while name in taken:
+        number += 1
+        name = "%s-%d.jpg" % (stem, number)
+    taken.add(name)
+    return name
+
+
+def main(argv=None):
+    try:
+        return detect(parse_args(argv))
+    except (DataError, OSError) as error:
+        runlog.RunLog().event(runlog.FAIL, message=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Exports a checkpoint as a SavedModel and as a frozen graph, for detect.py and for serving.
+
+    python export_model.py --checkpoint=test/output/0 --best --export_dir=EXPORT
+
+EXPORT gets saved_model/, frozen_graph.pb, model.json (classes, preset, how to read the result) and
+default_boxes_cxcywh.npy. Tensors: image_input:0, float32 [B, P, P, 3], BGR 0 to 255; result/result:0, float32
+[B, N, C + 1 + 4], confidences with the background last, then offsets.
+"""
+import json
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+import ssdutils  # noqa: E402
+from common import checkpoint, flags, runlog  # noqa: E402
+from common.datacheck import DataError  # noqa: E402
+
+INPUT, OUTPUT = "image_input", "result/result"
+SAVED_MODEL, FROZEN_GRAPH, DESCRIPTION, DEFAULT_BOXES = (
+    "saved_model", "frozen_graph.pb", "model.json", "default_boxes_cxcywh.npy")
+
+
+def parse_args(argv=None):
+    """Flags of the export."""
+    parser = flags.Parser(prog="export_model.py", description="Exports a checkpoint of train.py.")
+    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
+                        help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
+    parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
+                        help="of a checkpoint that does not say; then vgg300 without it")
+    parser.add_argument("--export_dir", type=flags.output_path,
+                        help="new folder for the model; default export/ in the run folder of train.py")
+    flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
+    parsed = parser.parse_args(argv)
+    parsed.export_dir = parsed.export_dir or os.path.join(flags.default_output_path(HERE), "export")
+    return parsed
+
+
+def export(parsed):
+    """Writes the folder; returns 0. Raises DataError, which main() reports."""
+    import numpy as np
+
+    import weights
+    folder = parsed.export_dir
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise DataError(folder, "a new folder", "one that holds something", "give another --export_dir")
+    prefix, state = weights.find(parsed.checkpoint, parsed.best)
+    preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+    tf = runtime.tf
+    classes = state.get("classes") or weights.class_names(tf, prefix)
+    import ssdvgg
+    tf.reset_default_graph()
+    image_input = tf.placeholder(tf.float32, [None, preset.image_px, preset.image_px, 3], INPUT)
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes)))
+    session = tf.Session(config=runtime.session_config())
+    weights.restore(runtime, session, prefix, preset.name)
+
+    os.makedirs(folder, exist_ok=True)
+    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
+    signature = tf.saved_model.build_signature_def(
+        {INPUT: tf.saved_model.build_tensor_info(image_input)}, {"result": tf.saved_model.build_tensor_info(result)},
+        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
+    builder.add_meta_graph_and_variables(
+        session, [tf.saved_model.tag_constants.SERVING],
+        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
+    builder.save()
+    frozen = tf.graph_util.convert_variables_to_constants(session, tf.get_default_graph().as_graph_def(), [OUTPUT])
+    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
+        file.write(frozen.SerializeToString())
+    np.save(os.path.join(folder, DEFAULT_BOXES), ssdutils.default_boxes(preset))
+    checkpoint.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
+        "model": "SSD-VGG", "preset": preset.name, "image_px": preset.image_px, "classes": classes,
+        "input": INPUT + ":0", "input_colours": "BGR, 0 to 255", "output": OUTPUT + ":0",
+        "output_rows": "one a box of %s" % DEFAULT_BOXES,
+        "output_columns": "confidence of each class, of the background, then the four offsets",
+        "offsets": "((cx, cy) - default (cx, cy)) / default (w, h) * 10, log((w, h) / default (w, h)) * 5",
+        "checkpoint": prefix, "step": state.get("step")}, indent=1))
+    print("input: %s float32 [B, %d, %d, 3] BGR; output: %s" % (INPUT, preset.image_px, preset.image_px, OUTPUT))
+    for name in (SAVED_MODEL, FROZEN_GRAPH, DESCRIPTION, DEFAULT_BOXES):
+        print("exported: %s" % os.path.join(folder, name))
+    return 0
+
+
+def main(argv=None):
+    try:
+        return export(parse_args(argv))
+    except (DataError, OSError) as error:
+        runlog.RunLog().event(runlog.FAIL, message=str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a checkpoint on Pascal VOC: AP of every class, result files for the development kit, annotated pictures.
+
+    python infer.py --data_path=DIR --checkpoint=test/output/0 --pictures=20
+
+Checkpoints of the published TensorFlow reference work as well: give their path prefix.
+"""
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+import ssdutils  # noqa: E402
+from common import flags, runlog  # noqa: E402
+from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+from data_queue import BatchQueue, WorkerDied  # noqa: E402
+
+CONFIDENCE, IOU = 0.01, 0.5  # of the VOC rule: what is counted as a detection, and what as found
+_FEW_IMAGES = 100  # fewer than these are not worth starting processes
+
+
+def parse_args(argv=None):
+    """Flags of the evaluation."""
+    parser = flags.Parser(prog="infer.py", description="Evaluates a checkpoint of train.py on Pascal VOC.")
+    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
+                        help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
+    parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
+                        help="of a checkpoint that does not say; then vgg300 without it")
+    parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default data/")
+    parser.add_argument("--eval_set", choices=("valid", "train"), default="valid", help="which images")
+    parser.add_argument("--eval_images", type=flags.integer(1), help="the first N of them only")
+    parser.add_argument("--batch_size", type=flags.integer(1), default=8, help="images per forward pass")
+    parser.add_argument("--num_workers", type=flags.integer(0), default=os.cpu_count() or 1,
+                        help="processes that read images")
+    parser.add_argument("--pictures", type=flags.integer(0), default=0, metavar="N",
+                        help="draw the detections of the first N images")
+    parser.add_argument("--confidence", type=flags.number(above=0, below=1), default=0.5,
+                        help="from which a detection is drawn; the figures count all above %g" % CONFIDENCE)
+    parser.add_argument("--output_path", type=flags.output_path,
+                        help="folder for result files and pictures; default infer/ in the run folder of train.py")
+    flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
+    parsed = parser.parse_args(argv)
+    parsed.output_path = parsed.output_path or os.path.join(flags.default_output_path(HERE), "infer")
+    return parsed
+
+
+def detections(session, image_input, result, preset, data, split, images, num_workers):
+    """Detects in the first `images` images of a split, in batches of one size: the last one is filled up with black.
+
+    Args:
+      session: tf.Session.
+      image_input: placeholder uint8 [B, P, P, 3] BGR.
+      result: float32 [B, N, C + 1 + 4], of ssdvgg.result.
+      preset: ssdutils.Preset.
+      data: TrainingData.
+      split: "valid" or "train".
+      images: int.
+      num_workers: processes that read images.
+    Yields:
+      (index of the image, boxes_xyxy float32 [K, 4] relative to it, class_ids int32 [K], confidences float32 [K]).
+    """
+    from training_data import EvaluationImages
+    batch_size = int(image_input.shape[0])
+    boxes = ssdutils.default_boxes(preset)
+    with BatchQueue(EvaluationImages(data, preset.image_px, batch_size, split), batch_size, 0, -(-images // batch_size),
+                    num_workers if images > _FEW_IMAGES else 0) as batches, runlog.progress_bar(images, 0) as bar:
+        bar.unit = "image"
+        for step, (pixels,) in batches:
+            found = session.run(result, {image_input: pixels})
+            first = step * batch_size
+            for index, one in zip(range(first, images), found):
+                yield (index,) + ssdutils.detect(one[:, :-4], one[:, -4:], boxes, CONFIDENCE)
+                bar.update()
+
+
+def evaluate(found, data, split):
+    """average_precision.Result of detections()."""
+    from average_precision import AveragePrecision
+    precision = AveragePrecision(data.num_classes, IOU)
+    for index, boxes_xyxy, class_ids, confidences in found:
+        truth = data.truth(index, split)
+        precision.add(boxes_xyxy, class_ids, confidences, truth.boxes_xyxy, truth.class_ids, truth.difficult)
+    return precision.result()
+
+
+def figures(result):
+    """Fields for an [eval] line: mAP by both of VOC's rules, and what was counted."""
+    return {"map": result.map_11_point, "map_area": result.map_area, "objects": int(result.objects.sum()),
+            "confidence": CONFIDENCE, "iou": IOU}
+
+
+def run(parsed):
+    """Prints the [eval] line and the table of classes; returns 0. Raises DataError, which main() reports."""
+    # Data
+    import process_dataset
+    import weights
+    from pascal_summary import FILE_NAME, PascalSummary, table
+    from training_data import TrainingData
+    data = TrainingData(process_dataset.prepare(parsed.data_path))
+    images = min(data.num_images(parsed.eval_set), parsed.eval_images or sys.maxsize)
+    if not images:
+        raise DataError(data.folder, "images to evaluate", "none in '%s'" % parsed.eval_set,
+                        "process it with --valid_sets, or give --eval_set=train")
+    prefix, state = weights.find(parsed.checkpoint, parsed.best)
+    preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
+    weights.check_classes(prefix, state, data.classes, data.folder)
+    prepare_output_dir(parsed.output_path)
+    from common.runtime import Runtime
+    runtime = Runtime(parsed)
+
+    # Graph
+    tf = runtime.tf
+    import ssdvgg
+    tf.reset_default_graph()
+    image_input = tf.placeholder(tf.uint8, [parsed.batch_size, preset.image_px, preset.image_px, 3], "image_input")
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes))
+    session = tf.Session(config=runtime.session_config())
+    weights.restore(runtime, session, prefix, preset.name)
+
+    # Figures
+    summary = PascalSummary(data.classes)
+
+    def watched():
+        """detections(), each one also written down and, for the first images, drawn."""
+        for one in detections(session, image_input, result, preset, data, parsed.eval_set, images, parsed.num_workers):
+            index = one[0]
+            path = data.image_path(index, parsed.eval_set)
+            summary.add(os.path.splitext(os.path.basename(path))[0], data.size_px(index, parsed.eval_set), *one[1:])
+            if index < parsed.pictures:
+                _draw(data, parsed, *one)
+            yield one
+
+    found = evaluate(watched(), data, parsed.eval_set)
+    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), set=parsed.eval_set, images=images, **figures(found))
+    print(table(data.classes, found))
+    print("checkpoint: %s" % prefix)
+    summary.write(parsed.output_path)
+    print("result files: %s" % os.path.join(parsed.output_path, FILE_NAME % "*"))
+    if parsed.pictures:
+        print("pictures: %s" % os.path.join(parsed.output_path, "pictures"))
+    return 0
+
+
+def _draw(data, parsed, index, boxes_xyxy, class_ids, confidences):
+    """Writes pictures/<image>.jpg with the detections that are confident enough."""
+    import cv2
+
+    from utils import class_colours, draw_boxes
+    image = data.image(index, parsed.eval_set)
+    shown = confidences >= parsed.confidence
+    colours = class_colours(data.num_classes)
+    draw_boxes(image, boxes_xyxy[shown] * (data.size_px(index, parsed.eval_set) * 2),
+               ["%s %.2f" % (data.classes[class_id], confidence) for class_id, confidence in zip(
+                   class_ids[shown], confidences[shown])], [colours[class_id] for class_id in class_ids[shown]])
+    name = os.path.splitext(os.path.basename(data.image_path(index, parsed.eval_set)))[0] + ".jpg"
+    os.makedirs(os.path.join(parsed.output_path, "pictures"), exist_ok=True)
+    cv2.imwrite(os.path.join(parsed.output_path, "pictures", name), image)
+
+
+def one_line(error):
+    """An error's text for a [fail] line; a worker's traceback is printed before, and its first and last line remain."""
+    lines = str(error).strip().split("\n")
+    if len(lines) > 1:
+        print("\n".join(lines), flush=True)
+    return lines[0] if len(lines) == 1 else "%s %s" % (lines[0], lines[-1])
+
+
+def main(argv=None):
+    try:
+        return run(parse_args(argv))
+    except (DataError, WorkerDied, OSError) as error:
+        runlog.RunLog().event(runlog.FAIL, message=one_line(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

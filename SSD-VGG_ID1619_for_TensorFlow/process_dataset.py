@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Turns a VOCdevkit tree into the plain arrays that training reads.
+
+    ./process_dataset.py                                          data/VOCdevkit, as download-data.sh leaves it
+    ./process_dataset.py --data_path=DIR --output_path=OUT --annotate=20
+
+Every picture is decoded and every box checked once. OUT gets arrays and JSON (training_data.py says which), the
+pictures stay where they are. bad.csv names what was wrong, by file and line. Without --output_path the result goes
+below data/prepared of this folder, where train.py finds it when it is given the same --data_path.
+"""
+import collections
+import concurrent.futures.process
+import contextlib
+import csv
+import fcntl
+import hashlib
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+from common import flags  # noqa: E402
+from common.checkpoint import write_text  # noqa: E402
+from common.datacheck import DataError  # noqa: E402
+from training_data import (  # noqa: E402
+    ARRAYS_FILE,
+    BAD_FILE,
+    DATASET_FILE,
+    FORMAT,
+    MADE_BY,
+    SPLITS,
+    TrainingData,
+    read_description,
+)
+
+DEFAULT_DATA = os.path.join(HERE, "data")
+ANNOTATED_FOLDER = "annotated"
+_IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
+_SHOWN_PROBLEMS = 5
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(prog="process_dataset.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--data_path", type=flags.input_path, default=DEFAULT_DATA,
+                        help="the VOCdevkit folder, or the one that it is in")
+    parser.add_argument("--output_path", type=flags.output_path,
+                        help="folder to make; default below data/prepared of this folder")
+    parser.add_argument("--source", default="pascal_voc", metavar="NAME", help="read with source_NAME.py")
+    parser.add_argument("--train_sets", type=_names, metavar="YEAR:SET,...",
+                        help="e.g. VOC2007:trainval,VOC2012:trainval; default every trainval, or train where val is "
+                             "kept for validation")
+    parser.add_argument("--valid_sets", type=_names, metavar="YEAR:SET,...", help="default every test set, else val")
+    parser.add_argument("--on_bad", choices=("skip", "stop"), default="skip",
+                        help="a bad box or image is left out and listed, or ends the command")
+    parser.add_argument("--annotate", type=flags.integer(0), default=0, metavar="N",
+                        help="draw the boxes onto N training pictures, in annotated/ of the result")
+    parser.add_argument("--workers", type=flags.integer(1), default=os.cpu_count() or 1, help="processes")
+    return parser.parse_args(argv)
+
+
+def _names(text):
+    return [name for name in text.split(",") if name]
+
+
+def prepare(data_path=None, cache_root=None, **options):
+    """Finds or makes the processed data set that a path means.
+
+    Args:
+      data_path: a folder that process_dataset.py wrote, or one with a VOCdevkit tree; None for data/ of this folder.
+      cache_root: where a processed tree goes, as <name>-<hash of its state>; None for data/prepared of this folder.
+      options: as for process; part of the hash where they change the result.
+    Returns:
+      the processed folder.
+    Raises:
+      DataError: it is neither, or nothing in it is usable.
+    """
+    data_path = os.path.abspath(data_path or DEFAULT_DATA)
+    if read_description(data_path):
+        return data_path
+    source, (root, years) = _find(data_path, options.get("source", "pascal_voc"))
+    digest = hashlib.sha256(json.dumps([FORMAT, root, [options.get(name, default) for name, default in (
+        ("source", "pascal_voc"), ("train_sets", None), ("valid_sets", None), ("on_bad", "skip"))]]).encode())
+    with open(source.__file__, "rb") as file:
+        digest.update(file.read())
+    for year in years:
+        for folder, folders, names in os.walk(os.path.join(root, year)):
+            folders[:] = sorted(set(folders) - {"SegmentationClass", "SegmentationObject"})
+            for name in sorted(names):
+                status = os.stat(os.path.join(folder, name))
+                digest.update(("%s/%s %d %d\n" % (folder, name, status.st_size, status.st_mtime_ns)).encode(
+                    "utf-8", "surrogateescape"))
+    name = "%s-%s" % (os.path.basename(data_path), digest.hexdigest()[:12])
+    output_path = os.path.join(cache_root or os.path.join(DEFAULT_DATA, "prepared"), name)
+    return process(data_path, output_path, reuse=True, **options)
+
+
+def process(data_path, output_path, source="pascal_voc", train_sets=None, valid_sets=None, on_bad="skip", annotate=0,
+            workers=None, reuse=False):
+    """Writes a processed data set: whole or not at all.
+
+    Args:
+      data_path, output_path: folders.
+      source: name of the source_*.py module.
+      train_sets, valid_sets: as for its list_images.
+      on_bad: "skip" or "stop".
+      annotate: number of training pictures to draw.
+      workers: processes; None for one a core.
+      reuse: an existing whole result is returned as it is.
+    Returns:
+      output_path.
+    Raises:
+      DataError: also for the first bad box or image with on_bad="stop".
+    """
+    source, (root, years) = _find(data_path, source)
+    output_path = os.path.abspath(output_path)
+    with _only_process_below(os.path.dirname(output_path)):
+        if not (reuse and _is_whole(output_path)):
+            _check_replaceable(output_path)
+            partial, replaced = (os.path.join(os.path.dirname(output_path), ".%s.%s" % (
+                os.path.basename(output_path), mark)) for mark in ("partial", "replaced"))
+            for left in (partial, replaced):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            os.mkdir(partial)
+            try:
+                refs, sets, problems = source.list_images(root, years, train_sets, valid_sets)
+                print("processing %s into %s" % (" and ".join("%d images to %s (%s)" % (
+                    len(refs[split]), verb, ", ".join(sets[split]) or "none") for split, verb in zip(
+                        SPLITS, ("train", "validate"))), output_path), flush=True)
+                _write(partial, source, root, refs, sets, problems, on_bad, workers or os.cpu_count() or 1)
+                if os.path.isdir(output_path):
+                    os.rename(output_path, replaced)
+                os.rename(partial, output_path)
+                shutil.rmtree(replaced, ignore_errors=True)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    if annotate:
+        _annotate(output_path, annotate)
+    return output_path
+
+
+def _find(data_path, source_name):
+    try:
+        source = importlib.import_module("source_" + source_name)
+    except ImportError as error:
+        raise DataError("--source", "NAME of a source_NAME.py in %s" % HERE, str(error), "correct it") from error
+    found = source.find(data_path)
+    if found is None:
+        inside = sorted(os.listdir(data_path)) if os.path.isdir(data_path) else None
+        raise DataError(data_path, "VOCdevkit/VOC<year>/ with Annotations, ImageSets and JPEGImages, or %s of a "
+                        "processed data set" % DATASET_FILE, "no such folder" if inside is None else "in it: " + (
+                            ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
+                        "fetch Pascal VOC with bash download-data.sh, or correct --data_path")
+    return source, found
+
+
+@contextlib.contextmanager
+def _only_process_below(folder):
+    """Ranks that start together would process the same data: one does, the others wait and find it."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(folder, "a folder that can be written", error.strerror or str(error), "change its permissions, "
+                        "or run ./process_dataset.py with another --output_path and train with that") from error
+    try:
+        with contextlib.suppress(OSError):  # some network disks cannot lock a folder
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_whole(folder):
+    try:
+        return bool(TrainingData(folder))
+    except DataError:
+        return False
+
+
+def _check_replaceable(folder):
+    """DataError unless the folder is absent, empty or holds only what this program wrote."""
+    if not os.path.lexists(folder):
+        return
+    inside = set(os.listdir(folder)) if os.path.isdir(folder) else {"a file"}
+    if read_description(folder):
+        inside -= {DATASET_FILE, BAD_FILE, ANNOTATED_FOLDER} | {ARRAYS_FILE % split for split in SPLITS}
+    if inside:
+        raise DataError(folder, "a new folder, or one that process_dataset.py wrote", "%s in it" % ", ".join(
+            sorted(inside)[:4]), "give another --output_path or move it away; nothing was deleted")
+
+
+def _write(folder, source, root, refs, sets, problems, on_bad, workers):
+    description = {"made_by": MADE_BY, "format": FORMAT, "source": source.__name__, "root": root,
+                   "classes": list(source.CLASSES), "sets": sets, "splits": {}}
+    for split in SPLITS:
+        samples = []
+        for sample, complaints in _read(source, refs[split], workers, split):
+            problems += complaints
+            if on_bad == "stop":
+                _stop_at(source, problems)
+            if sample:
+                samples.append(sample)
+        arrays = _arrays(samples, root)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        with open(os.path.join(folder, ARRAYS_FILE % split), "wb") as file:
+            file.write(content.getvalue())
+        of_image = np.repeat(np.arange(len(samples)), np.diff(arrays["box_starts"]))
+        counts = {"objects": arrays["class_ids"], "difficult": arrays["class_ids"][arrays["difficult"]],
+                  "images": np.unique(of_image * len(source.CLASSES) + arrays["class_ids"]) % len(source.CLASSES)}
+        description["splits"][split] = {
+            "images": len(samples), "objects": len(of_image), "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "per_class": {name: np.bincount(ids, minlength=len(source.CLASSES)).tolist()
+                          for name, ids in counts.items()}}
+    if not description["splits"]["train"]["objects"]:
+        raise DataError(root, "at least one object to train on", "none in %d images%s" % (
+            len(refs["train"]), "; the first problem: " + _said(problems[0]) if problems else ""),
+            "check the lists in ImageSets/Main and the class names in %s.py" % source.__name__)
+    description["problems"] = collections.Counter(problem.action for problem in problems)
+    with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([("path", "line", "reason", "action")] + problems)
+    write_text(os.path.join(folder, DATASET_FILE), json.dumps(description, indent=1))
+
+
+def _stop_at(source, problems):
+    bad = next((problem for problem in problems if problem.action != source.BOX_CLIPPED), None)
+    if bad:
+        raise DataError("%s, line %d" % (bad.path, bad.line) if bad.line else bad.path, "usable data", bad.reason,
+                        "correct it, or leave it out with --on_bad=skip")
+
+
+def _read(source, refs, workers, title):
+    """Yields source.read(ref) for all refs, in order."""
+    from tqdm import tqdm
+    with tqdm(total=len(refs), unit="image", disable=None, dynamic_ncols=True, desc=title) as bar:
+        if workers == 1 or len(refs) < _IN_PROCESS_IMAGES:
+            for ref in refs:
+                yield source.read(ref)
+                bar.update()
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker) as executor:
+            try:
+                for result in executor.map(source.read, refs, chunksize=16):
+                    yield result
+                    bar.update()
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise DataError("--workers", "%d processes" % workers, "that one was killed",
+                                "if memory ran out, lower it") from error
+
+
+def _start_worker():
+    import cv2
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+
+
+def _arrays(samples, root):
+    def joined(name, empty):
+        return np.concatenate([empty] + [getattr(sample, name) for sample in samples])
+
+    return {
+        "image_paths": np.array([os.path.relpath(sample.image_path, root) for sample in samples], str),
+        "sizes_px": np.array([sample.size_px for sample in samples], np.int32).reshape(-1, 2),  # width, height
+        "box_starts": np.cumsum([0] + [len(sample.class_ids) for sample in samples]),
+        "boxes_xyxy_px": joined("boxes_xyxy_px", np.zeros((0, 4), np.float32)),  # 0-based, half-open
+        "class_ids": joined("class_ids", np.zeros(0, np.int32)),
+        "difficult": joined("difficult", np.zeros(0, bool)),
+    }
+
+
+def _annotate(folder, count):
+    """Draws the boxes onto `count` training pictures, spread over the list; difficult ones are marked."""
+    import cv2
+
+    from utils import class_colours, draw_boxes
+    data = TrainingData(folder)
+    os.makedirs(os.path.join(folder, ANNOTATED_FOLDER), exist_ok=True)
+    colours = class_colours(data.num_classes)
+    for index in np.unique(np.linspace(0, data.num_train - 1, min(count, data.num_train)).astype(int)).tolist():
+        image = data.image(index, "train")
+        boxes_px, class_ids, difficult = data.objects_px(index, "train")
+        draw_boxes(image, boxes_px, [data.classes[one] + " (difficult)" * hard for one, hard in zip(
+            class_ids.tolist(), difficult.tolist())], [colours[one] for one in class_ids])
+        name = os.path.relpath(data.image_path(index, "train"), data.root).replace(os.sep, "_")
+        cv2.imwrite(os.path.join(folder, ANNOTATED_FOLDER, os.path.splitext(name)[0] + ".jpg"), image)
+
+
+def _said(problem):
+    return "%s%s: %s; %s" % (problem.path, ":%d" % problem.line if problem.line else "", problem.reason, problem.action)
+
+
+def report(folder):
+    """What a processed data set holds, as text: a histogram of the classes and what was wrong."""
+    description = read_description(folder)
+    per_class = [description["splits"][split]["per_class"] for split in SPLITS]
+    columns = ("images", "objects", "difficult")
+    lines = ["%-14s %24s %26s" % ("", "training", "validation"),
+             "%-14s" % "class" + (" %8s" * 3 % columns + " ") * 2]
+    rows = [(name, [of_split[column][number] for of_split in per_class for column in columns])
+            for number, name in enumerate(description["classes"])]
+    totals = []
+    for split, of_split in zip(SPLITS, per_class):
+        totals += [description["splits"][split]["images"], sum(of_split["objects"]), sum(of_split["difficult"])]
+    for name, numbers in rows + [("all", totals)]:
+        lines.append("%-14s" % name + "".join(" %8d" % n + " " * (place % 3 == 2) for place, n in enumerate(numbers)))
+    if description["problems"]:
+        with open(os.path.join(folder, BAD_FILE), encoding="utf-8", errors="surrogateescape", newline="") as file:
+            bad = list(csv.reader(file))[1:]
+        lines += ["%s:%s: %s; %s" % tuple(row) for row in bad[:_SHOWN_PROBLEMS]]
+        lines.append("%s; all of them: %s" % (", ".join("%d x %s" % (count, action) for action, count in sorted(
+            description["problems"].items())), os.path.join(folder, BAD_FILE)))
+    if not description["splits"]["valid"]["images"]:
+        lines.append("no validation images: training will report no mAP; name a set with --valid_sets")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def main(argv=None):
+    options = vars(parse_args(argv))
+    data_path, output_path = options.pop("data_path"), options.pop("output_path")
+    try:
+        if output_path:
+            folder = process(data_path, output_path, **options)
+        else:
+            folder = prepare(data_path, **options)
+        print(report(folder))
+        print("train with --data_path=%s" % folder)
+    except (DataError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

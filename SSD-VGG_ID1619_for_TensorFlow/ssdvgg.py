@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SSD on VGG-16 (Liu et al. 2016, arXiv:1512.02325), with the variables of the published TensorFlow reference.
+
+Names, shapes and row order are those of github.com/ljanyst/ssd-tensorflow, so its checkpoints load. Maps are NHWC,
+padding is SAME where nothing else is said, variables are float32.
+"""
+import tensorflow.compat.v1 as tf
+
+import ssdutils
+
+MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet, of 255, as VGG-16 was trained
+NEGATIVES_PER_POSITIVE = 3  # section 2.2, "Hard negative mining"
+
+# VGG-16 (Simonyan and Zisserman 2014, configuration D): channels and convolutions of a block. A 2x2 pool of stride 2
+# follows each but the last.
+VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+FC_CHANNELS = 1024
+L2_NORM_SCALE = 20.0  # section 3.1, after ParseNet
+
+
+def predictions(images, preset, num_classes, compute_dtype=tf.float32):
+    """Class scores and box offsets of every default box.
+
+    Args:
+      images: [B, P, P, 3] BGR, 0 to 255, uint8 or float32; P is preset.image_px.
+      preset: ssdutils.Preset.
+      num_classes: int, without the background.
+      compute_dtype: tf.float32 or tf.bfloat16, of products and maps.
+    Returns:
+      logits float32 [B, N, num_classes + 1], the background last; offsets float32 [B, N, 4] as ssdutils.encode gives
+      them. N default boxes in the order of ssdutils.default_boxes.
+    """
+    by_map = []
+    for number, features in enumerate(_feature_maps(images, preset, compute_dtype)):
+        kinds = ssdutils.kinds(preset, number)
+        by_map.append(_classifiers(features, number, kinds, num_classes + 1 + 4))
+    outputs = tf.concat(by_map, 1)  # [B, N, num_classes + 1 + 4]
+    return outputs[:, :, :num_classes + 1], outputs[:, :, num_classes + 1:]
+
+
+def result(logits, offsets):
+    """What is exported: confidences and offsets, float32 [B, N, num_classes + 1 + 4], tensor "result/result:0"."""
+    with tf.variable_scope("result"):
+        return tf.concat([tf.nn.softmax(logits), offsets], -1, name="result")
+
+
+def losses(logits, offsets, class_ids, target_offsets):
+    """The MultiBox loss (section 2.2, equations 1 to 3), its two parts.
+
+    An image's sums are divided by its own number of matched boxes and then averaged over the batch, as the published
+    reference does, so that the loss of a batch is the mean of the losses of its parts; an image
+    without objects adds nothing.
+
+    Args:
+      logits: [B, N, num_classes + 1] float32.
+      offsets: [B, N, 4] float32.
+      class_ids: [B, N] int32, what each default box was matched to; num_classes is the background.
+      target_offsets: [B, N, 4] float32; read where class_ids is not the background.
+    Returns:
+      confidence loss, localisation loss: float32 [].
+    """
+    background = int(logits.shape[2]) - 1
+    positive = tf.not_equal(class_ids, background)
+    positives = tf.reduce_sum(tf.cast(positive, tf.int32), 1)  # [B]
+    cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=class_ids, logits=logits)  # [B, N]
+
+    # The hardest negatives come first; a matched box is no negative and sorts to the end with loss 0.
+    boxes = int(class_ids.shape[1])
+    hardest, _ = tf.nn.top_k(tf.where(positive, tf.zeros_like(cross_entropy), cross_entropy), boxes)
+    kept = tf.expand_dims(tf.range(boxes), 0) < tf.expand_dims(NEGATIVES_PER_POSITIVE * positives, 1)
+    confidence = (tf.reduce_sum(tf.where(positive, cross_entropy, tf.zeros_like(cross_entropy)), 1)
+                  + tf.reduce_sum(tf.where(kept, hardest, tf.zeros_like(hardest)), 1))
+
+    distance = tf.abs(offsets - target_offsets)
+    smooth_l1 = tf.where(distance < 1.0, 0.5 * tf.square(distance), distance - 0.5)  # Girshick 2015, equation 3
+    by_box = tf.reduce_sum(smooth_l1, 2)
+    localisation = tf.reduce_sum(tf.where(positive, by_box, tf.zeros_like(by_box)), 1)
+
+    matched = tf.cast(tf.maximum(positives, 1), tf.float32)
+    return tf.reduce_mean(confidence / matched), tf.reduce_mean(localisation / matched)
+
+
+def _feature_maps(images, preset, compute_dtype):
+    """The maps that boxes are predicted from, largest first."""
+    x = tf.cast(tf.cast(images, tf.float32) - MEAN_BGR, compute_dtype)
+    for block, (channels, convolutions) in enumerate(VGG_BLOCKS, 1):
+        for number in range(1, convolutions + 1):
+            # Pixels are not whitened: without the factor, weights drawn for unit inputs give maps of 60 units.
+            gain = 2.0 / 64.0 ** 2 if block == number == 1 else 2.0
+            x = _convolution(x, channels, 3, "conv%d_%d" % (block, number), gain=gain)
+        if block == 4:
+            conv4_3 = x
+        if block < 5:
+            x = tf.nn.max_pool2d(x, 2, 2, "SAME")
+    x = tf.nn.max_pool2d(x, 3, 1, "SAME")  # pool5: the map keeps its size, so fc6 is dilated
+    x = _convolution(x, FC_CHANNELS, 3, "mod_conv6", dilation=6)
+    x = _convolution(x, FC_CHANNELS, 1, "mod_conv7")
+    maps = [_l2_normalised(conv4_3, "l2_norm_conv4_3"), x]
+
+    for name, narrow, channels, stride, padding in _extra_layers(preset):
+        x = _convolution(x, narrow, 1, name + "_1")
+        if name == "conv12":  # one row below and one column to the right make 3x3 of 2x2
+            x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        x = _convolution(x, channels, 3, name + "_2", stride, padding)
+        maps.append(x)
+    return maps
+
+
+def _extra_layers(preset):
+    """(name, channels of the 1x1, channels of the 3x3 convolution, its stride, its padding) of conv8 and on."""
+    yield "conv8", 256, 512, 2, "SAME"
+    yield "conv9", 128, 256, 2, "SAME"
+    if len(preset.map_cells) == 6:  # SSD300
+        yield "conv10", 128, 256, 1, "VALID"
+        yield "conv11", 128, 256, 1, "VALID"
+    else:  # SSD512
+        yield "conv10", 128, 256, 2, "SAME"
+        yield "conv11", 128, 256, 1, "VALID"
+        yield "conv12", 128, 256, 1, "VALID"
+
+
+def _convolution(x, channels, kernel_px, name, stride=1, padding="SAME", dilation=1, gain=2.0):
+    """Convolution, biases, ReLU. Weights start as He et al. 2015 (equation 10), which a run from scratch needs."""
+    with tf.variable_scope(name):
+        weights, biases = _weights(x, channels, kernel_px, tf.variance_scaling_initializer(gain))
+        if dilation > 1 and tf.__version__.startswith("1."):  # whose dilated convolution has no gradient on a CPU
+            x = tf.nn.atrous_conv2d(x, tf.cast(weights, x.dtype), dilation, padding)
+        else:
+            x = tf.nn.conv2d(x, tf.cast(weights, x.dtype), strides=[1, stride, stride, 1], padding=padding,
+                             dilations=[1, dilation, dilation, 1])
+        return tf.nn.relu(tf.nn.bias_add(x, tf.cast(biases, x.dtype)))
+
+
+def _classifiers(x, number, kinds, values):
+    """Predictions of one map: a 3x3 convolution per kind of box, computed as one.
+
+    Returns:
+      [B, kinds * H * W, values] float32: kind, then row, then column.
+    """
+    weights, biases = zip(*[_classifier_weights(x, values, "classifiers/classifier%d_%d" % (number, kind))
+                            for kind in range(kinds)])
+    y = tf.nn.conv2d(x, tf.cast(tf.concat(weights, 3), x.dtype), strides=[1, 1, 1, 1], padding="SAME")
+    cells = int(y.shape[1]) * int(y.shape[2])
+    y = tf.reshape(tf.cast(y, tf.float32) + tf.concat(biases, 0), [-1, cells, kinds, values])
+    return tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, kinds * cells, values])
+
+
+def _classifier_weights(x, values, name):
+    with tf.variable_scope(name):
+        return _weights(x, values, 3, tf.glorot_uniform_initializer())
+
+
+def _weights(x, channels, kernel_px, initializer):
+    shape = [kernel_px, kernel_px, int(x.shape[3]), channels]
+    weights = tf.get_variable("filter", shape, tf.float32, initializer, use_resource=True)
+    return weights, tf.get_variable("biases", [channels], tf.float32, tf.zeros_initializer(), use_resource=True)
+
+
+def _l2_normalised(x, name):
+    """Each pixel's features divided by their length, times a learned scale per channel (section 3.1)."""
+    with tf.variable_scope(name):
+        scale = tf.get_variable("scale", [int(x.shape[3])], tf.float32, tf.constant_initializer(L2_NORM_SCALE),
+                                use_resource=True)
+        return tf.cast(scale * tf.nn.l2_normalize(tf.cast(x, tf.float32), axis=-1), x.dtype)

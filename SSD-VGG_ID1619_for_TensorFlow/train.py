@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trains SSD300 or SSD512 on VGG-16 on Pascal VOC (Liu et al. 2016, arXiv:1512.02325).
+
+    bash test/train_full_1p.sh --data_path=DIR                 200 epochs with the documented recipe
+    python train.py --data_path=DIR --vgg-dir=VGG --epochs=5   from VGG-16 weights
+
+Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk: README, "Run folder".
+"""
+import argparse
+import collections
+import contextlib
+import itertools
+import json
+import math
+import os
+import resource
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+
+import data_queue  # noqa: E402
+import infer  # noqa: E402
+import ssdutils  # noqa: E402
+from common import checkpoint, datacheck, flags, ranktable, runlog  # noqa: E402
+
+EVAL_BATCH_SIZE = 8
+EVAL_SETS = ("valid", "train")
+SYNTHETIC_IMAGES, SYNTHETIC_CLASSES = 512, 20
+
+
+def parse_args(argv=None):
+    """Flags of this folder; the defaults are the documented ones."""
+    parser = flags.Parser(prog="train.py", description="Trains SSD on Pascal VOC.")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--preset", choices=sorted(ssdutils.PRESETS), default="vgg300", help="size of the network")
+    recipe.add_argument("--vgg_dir", type=flags.input_path,
+                        help="VGG-16 to start from: a SavedModel's folder, an .npz or a Keras .h5; else from scratch")
+    recipe.add_argument("--optimizer", choices=("momentum", "adam"), default="momentum", help="of the weights")
+    recipe.add_argument("--lr_values", type=_list_of(flags.number(above=0)), default="0.00075;0.0001;0.00001",
+                        help="learning rates, one after the other")
+    recipe.add_argument("--lr_boundaries", type=_list_of(flags.integer(1)), default="320000;400000",
+                        help="steps after which the next rate holds")
+    recipe.add_argument("--schedule", choices=("steps", "cosine"), default="steps",
+                        help="cosine: from the first rate down to 0 at the end, whatever the other rates say")
+    recipe.add_argument("--warmup_steps", type=flags.integer(0), default=0, help="linear warm-up")
+    recipe.add_argument("--momentum", type=flags.number(at_least=0, below=1), default=0.9,
+                        help="of the optimizer; Adam's beta1")
+    recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=5e-4, help="L2 factor of kernels")
+    recipe.add_argument("--clip_norm", type=flags.number(at_least=0), default=0.0,
+                        help="largest length of the gradient of all weights together; 0 for any")
+    parser.add_bool(recipe, "--augment", True, help="the paper's random distortions, crops and mirrors")
+    flags.add_run_group(parser, epochs=200, batch_size=8, precision_mode="allow_fp32_to_fp16")
+    parser.set_defaults(log_every=20, eval_every=10, save_every=200, data_dump_path="/home/HwHiAiUser/")
+
+    run = parser.add_argument_group("documented names")
+    run.add_argument("--checkpoint_interval", dest="save_every", type=flags.integer(1), default=argparse.SUPPRESS,
+                     metavar="STEPS", help="the same as --save_every")
+    run.add_argument("--continue_training", dest="resume", nargs="?", const="True", type=_resume,
+                     default=argparse.SUPPRESS, metavar="True|False",
+                     help="True: there must be a run to continue; False: --resume=auto")
+    run.add_argument("--name", type=_folder_name, default="ckpt",
+                     help="project: the folder of the run folder that gets the checkpoints")
+    run.add_argument("--num_workers", type=flags.integer(0),
+                     help="processes that make batches; 0 makes them in the training process; default one a core")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_images", type=flags.integer(1), help="train on the first N images only")
+    data.add_argument("--eval_images", type=flags.integer(0), help="evaluate on the first N images only; 0 for none")
+    data.add_argument("--eval_set", choices=EVAL_SETS, default="valid",
+                      help="what is evaluated; train: the images that --train_images leaves")
+    parsed = parser.parse_args(argv)
+    if len(parsed.lr_values) != len(parsed.lr_boundaries) + 1:
+        parser.error("--lr_values: found %d rates for %d boundaries, expected one more than --lr_boundaries has" % (
+            len(parsed.lr_values), len(parsed.lr_boundaries)))
+    if sorted(set(parsed.lr_boundaries)) != parsed.lr_boundaries:
+        parser.error("--lr_boundaries: found %s, expected rising steps" % ";".join(map(str, parsed.lr_boundaries)))
+    parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
+    return parsed
+
+
+def _list_of(one):
+    return lambda text: [one(part) for part in text.split(";") if part.strip()]
+
+
+def _resume(text):
+    return "True" if flags.boolean(text) else "auto"
+
+
+def _folder_name(text):
+    if text in ("", ".", "..") or os.path.basename(text) != text:
+        raise argparse.ArgumentTypeError("found '%s', expected the name of a folder; its place is --output_path" % text)
+    return text
+
+
+def find_data(parsed):
+    """The processed data set that --data_path means, data/ of this folder without it; None with --synthetic.
+
+    A VOCdevkit tree is processed first, into data/prepared/ of this folder.
+
+    Raises:
+      DataError: there is no Pascal VOC, which says how to get it; or the rank table does not fit.
+    """
+    ranks = os.environ.get("RANK_SIZE") or "1"
+    if os.environ.get("RANK_TABLE_FILE") and ranks.isdigit() and int(ranks) > 1:
+        ranktable.check(os.environ["RANK_TABLE_FILE"], int(ranks), "RANK_SIZE")
+    if parsed.synthetic:
+        return None
+    import process_dataset
+    return process_dataset.prepare(parsed.data_path)
+
+
+def load_data(parsed):
+    """TrainingData of the flags; None with --synthetic."""
+    folder = find_data(parsed)
+    if folder is None:
+        return None
+    from training_data import TrainingData
+    return TrainingData(folder)
+
+
+def num_workers(parsed, ranks):
+    """--num_workers, by default one for each core that this rank may use: the launcher shares them out."""
+    if parsed.num_workers is not None:
+        return parsed.num_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores if cores < (os.cpu_count() or 1) else cores // ranks)
+
+
+def learning_rate(step, total_steps, parsed):
+    """The rate for the step that follows `step` steps."""
+    if step < parsed.warmup_steps:
+        return parsed.lr_values[0] * (step + 1) / parsed.warmup_steps
+    if parsed.schedule == "cosine":
+        done = (step - parsed.warmup_steps) / max(1, total_steps - parsed.warmup_steps)
+        return parsed.lr_values[0] * 0.5 * (1 + math.cos(math.pi * done))
+    return parsed.lr_values[sum(step >= boundary for boundary in parsed.lr_boundaries)]
+
+
+Graph = collections.namedtuple("Graph", "images class_ids offsets rate confidence localisation update eval_images "
+                                        "eval_result")
+
+
+def build_graph(runtime, parsed, num_classes, evaluates):
+    """The training step and, if `evaluates`, the evaluation, on one set of variables.
+
+    Returns:
+      Graph: placeholders images uint8 [batch_size, P, P, 3] BGR, class_ids int32 [batch_size, N] (background:
+      num_classes), offsets float32 [batch_size, N, 4], rate float32 []; confidence, localisation float32 [], the parts
+      of the loss (the weight decay is in the gradients), update (operation); eval_images uint8
+      [EVAL_BATCH_SIZE, P, P, 3] and eval_result float32 [EVAL_BATCH_SIZE, N, num_classes + 1 + 4], or None.
+    """
+    tf = runtime.tf
+    import ssdvgg
+    tf.reset_default_graph()
+    tf.set_random_seed(parsed.seed)
+    preset = ssdutils.PRESETS[parsed.preset]
+    boxes, pixels = len(ssdutils.default_boxes(preset)), [preset.image_px, preset.image_px, 3]
+    images = tf.placeholder(tf.uint8, [parsed.batch_size] + pixels, "training_images")
+    class_ids = tf.placeholder(tf.int32, [parsed.batch_size, boxes], "class_ids")
+    offsets = tf.placeholder(tf.float32, [parsed.batch_size, boxes, 4], "offsets")
+    rate = tf.placeholder(tf.float32, [], "learning_rate")
+    predictions = ssdvgg.predictions(images, preset, num_classes, runtime.compute_dtype)
+    confidence, localisation = ssdvgg.losses(*predictions, class_ids, offsets)
+    if parsed.optimizer == "adam":
+        optimizer = tf.train.AdamOptimizer(rate, beta1=parsed.momentum)
+    else:
+        optimizer = tf.train.MomentumOptimizer(rate, parsed.momentum)
+    optimizer = runtime.wrap_optimizer(optimizer)
+    gradients, variables = zip(*optimizer.compute_gradients(confidence + localisation))
+    if parsed.clip_norm:
+        gradients, _ = tf.clip_by_global_norm(gradients, parsed.clip_norm)
+    update = optimizer.apply_gradients(
+        [(gradient + parsed.weight_decay * variable if len(variable.shape) == 4 else gradient, variable)
+         for gradient, variable in zip(gradients, variables)], global_step=tf.train.get_or_create_global_step())
+    eval_images = eval_result = None
+    if evaluates:
+        eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + pixels, "image_input")
+        with tf.variable_scope(tf.get_variable_scope(), reuse=True):  # float32: the figure must not depend on hardware
+            eval_result = ssdvgg.result(*ssdvgg.predictions(eval_images, preset, num_classes))
+    return Graph(images, class_ids, offsets, rate, confidence, localisation, update, eval_images, eval_result)
+
+
+def train(parsed):
+    """Runs the training; returns the exit code. Raises DataError, NonFiniteLoss, WorkerDied: main() reports them."""
+    # Data, before the run folder is touched
+    started = time.time()
+    data = load_data(parsed)
+    preset = ssdutils.PRESETS[parsed.preset]
+    classes = list(data.classes) if data else ["class %d" % number for number in range(SYNTHETIC_CLASSES)]
+    training_images = min(data.num_train if data else SYNTHETIC_IMAGES, parsed.train_images or sys.maxsize)
+    eval_images = (training_images if parsed.eval_set == "train" else data.num_valid) if data else 0
+    eval_images = min(eval_images, sys.maxsize if parsed.eval_images is None else parsed.eval_images)
+
+    # Run folder
+    import weights
+    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
+    datacheck.prepare_output_dir(parsed.output_path)
+    store = weights.store(parsed.output_path, parsed.name)
+    store.clean()
+    restored = store.newest() if continued else None
+    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
+        restored = weights.find(parsed.resume)
+        weights.preset_of(*restored, parsed.preset)
+    if restored and data:
+        weights.check_classes(*restored, classes, data.folder)
+    first_step = restored[1].get("step", 0) if restored else 0
+    vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not restored else ({}, [])
+
+    # Device
+    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
+    runtime = Runtime(parsed)
+    images_per_step = parsed.batch_size * runtime.ranks
+    steps_per_epoch = -(-training_images // images_per_step)
+    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+
+    # Graph
+    tf = runtime.tf
+    graph = build_graph(runtime, parsed, len(classes), eval_images > 0)
+    saver = tf.train.Saver(max_to_keep=0)
+
+    # Session
+    session = tf.Session(config=runtime.session_config(large_kernels=True))
+    session.run(tf.global_variables_initializer())
+    if restored and "step" in restored[1]:
+        runtime.restore(saver, session, restored[0])
+    elif restored:  # the published reference's: weights alone
+        weights.restore(runtime, session, restored[0], parsed.preset)
+    weights.assign(tf, session, vgg)
+    runtime.broadcast(session)
+    if runtime.rank == 0:
+        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+                              json.dumps(vars(parsed), indent=1, sort_keys=True))
+    log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
+    log.event(runlog.RUN, model="SSD-VGG", network=preset.name, classes=len(classes), batch_size=parsed.batch_size,
+              images=training_images, steps=total_steps, first_step=first_step, seed=parsed.seed,
+              start=restored[0] if restored else parsed.vgg_dir or "scratch",
+              workers=num_workers(parsed, runtime.ranks),
+              precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
+              parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
+              **runtime.describe())
+    if not restored and not vgg:
+        log.warn("without --vgg_dir the network learns from scratch, which takes many more steps than from VGG-16")
+    if unused:
+        log.warn("%s: left alone what SSD has no use for: %s" % (parsed.vgg_dir, ", ".join(unused)))
+    if data and not eval_images and parsed.eval_images != 0:
+        log.warn("%s holds no validation images, so there will be no mAP" % data.folder)
+    for message in runtime.warnings:
+        log.warn(message)
+
+    def save(step, metric=None):
+        if runtime.rank != 0:
+            return None
+        state = {"step": step, "network": "ssd_vgg", "preset": preset.name, "classes": classes,
+                 "wall_sec": before_sec + time.time() - started}
+        path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
+        log.event(runlog.SAVE, step=step, path=path)
+        return path
+
+    def evaluate_at(step):
+        """average_precision.Result, or None when a request to stop came before the last image."""
+        detections = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
+                                      eval_images, num_workers(parsed, runtime.ranks))
+        found = infer.evaluate(itertools.takewhile(lambda _: not stop.exit_code, detections), data, parsed.eval_set)
+        if stop.exit_code:
+            return None
+        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, set=parsed.eval_set, images=eval_images,
+                  **infer.figures(found))
+        return found
+
+    # Loop
+    stop = checkpoint.StopRequest()
+    throughput = runlog.Throughput(images_per_step)
+    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
+    newest = restored[0] if restored else None
+    evaluating = eval_images > 0 and runtime.rank == 0
+    result, recent = None, []
+    bar = runlog.progress_bar(total_steps, first_step)
+    with training_batches(parsed, data, runtime, first_step, total_steps) as batches:
+        for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
+            asked = time.perf_counter()
+            _, (images, class_ids, offsets) = next(batches)
+            data_wait_sec = time.perf_counter() - asked
+            lr = learning_rate(step - 1, total_steps, parsed)
+            parts = session.run([graph.confidence, graph.localisation, graph.update],
+                                {graph.images: images, graph.class_ids: class_ids, graph.offsets: offsets,
+                                 graph.rate: lr})[:2]
+            throughput.step(data_wait_sec)
+            check_finite(parts, step, newest)
+            recent.append(parts)
+            bar.update()
+
+            last = step == total_steps
+            epoch_ended = step % steps_per_epoch == 0
+            epoch = step // steps_per_epoch
+            evaluation_due = evaluating and (
+                last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0))
+            with throughput.paused():
+                if step == first_step + 1 or step % parsed.log_every == 0 or last:
+                    confidence, localisation = (sum(map(float, part)) / len(recent) for part in zip(*recent))
+                    log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch, loss=confidence + localisation,
+                              confidence_loss=confidence, localisation_loss=localisation, lr=lr,
+                              **throughput.recent(total_steps - step))
+                    recent = []
+                if evaluation_due and not stop.exit_code:
+                    result = evaluate_at(step)
+                    newest = save(step, result.map_11_point if result and result.objects.any() else None)
+                elif step % parsed.save_every == 0 or last or stop.exit_code:
+                    newest = save(step)
+            if stop.exit_code:
+                return stop.exit_code
+    bar.close()
+
+    if evaluating and result is None:  # killed between the last checkpoint and its [done] line
+        result = evaluate_at(total_steps)
+        if stop.exit_code:
+            return stop.exit_code
+    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks),
+              **({"map": result.map_11_point} if result else {}), wall_sec=before_sec + time.time() - started,
+              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
+    log.close()
+    return 0
+
+
+def check_finite(parts, step, newest):
+    """Raises NonFiniteLoss that names the part of the loss; `newest` is the last whole checkpoint or None."""
+    for name, value in zip(("confidence", "localisation"), parts):
+        if not math.isfinite(value):
+            raise runlog.NonFiniteLoss(
+                "%s loss at step %d: found %s, expected a finite number; the last whole checkpoint is %s; lower "
+                "--lr-values, give --warmup_steps or --clip_norm, or set --precision_mode=force_fp32" % (
+                    name, step, value, newest or "none yet"))
+
+
+def training_batches(parsed, data, runtime, first_step, total_steps):
+    """Context manager of an iterator over (step, (images, class_ids, offsets)), as the placeholders of Graph."""
+    if data is None:
+        return contextlib.nullcontext(itertools.repeat((0, synthetic_batch(parsed))))
+    from training_data import TrainingSamples
+    samples = TrainingSamples(data, ssdutils.PRESETS[parsed.preset], parsed.seed, parsed.batch_size, runtime.rank,
+                              runtime.ranks, parsed.augment, parsed.train_images)
+    return data_queue.BatchQueue(samples, parsed.batch_size, first_step, total_steps,
+                                 num_workers(parsed, runtime.ranks))
+
+
+def synthetic_batch(parsed):
+    """Random images with three random objects each, as training_batches gives them."""
+    import numpy as np
+    random = np.random.RandomState(parsed.seed)
+    preset = ssdutils.PRESETS[parsed.preset]
+    images = random.randint(0, 256, (parsed.batch_size, preset.image_px, preset.image_px, 3)).astype(np.uint8)
+    targets = [ssdutils.targets(random.uniform(0.2, 0.8, (3, 4)).astype(np.float32),
+                                random.randint(0, SYNTHETIC_CLASSES, 3), ssdutils.default_boxes(preset),
+                                SYNTHETIC_CLASSES) for _ in images]
+    return (images,) + tuple(map(np.stack, zip(*targets)))
+
+
+def main(argv=None):
+    parsed = parse_args(argv)
+    try:
+        return train(parsed)
+    except (datacheck.DataError, runlog.NonFiniteLoss, data_queue.WorkerDied, OSError) as error:
+        refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
+        runlog.RunLog(None if refused else parsed.output_path).event(runlog.FAIL, message=infer.one_line(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,914 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a VOCdevkit tree to batches: reading, processing, augmentation, order, workers."""
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
+sys.path.insert(0, FOLDER)
+cv2 = pytest.importorskip('cv2')
+pytest.importorskip('defusedxml')
+
+import process_dataset  # noqa: E402
+import source_pascal_voc  # noqa: E402
+import ssdutils  # noqa: E402
+import transforms  # noqa: E402
+from common import sampledata  # noqa: E402
+from common.datacheck import DataError  # noqa: E402
+from data_queue import BatchQueue, WorkerDied  # noqa: E402
+from training_data import EvaluationImages, TrainingData, TrainingSamples  # noqa: E402
+from utils import class_colours, draw_boxes  # noqa: E402
+
+pytestmark = pytest.mark.smoke
+REAL_VOC = os.path.join(ROOT, '..', 'shared', 'data', 'voc')
+PRESET = ssdutils.PRESETS['vgg300']
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    """str, a folder with VOCdevkit/VOC2007: 10 drawn images in trainval, 6 in test."""
+    pytest.importorskip('PIL')
+    folder = str(tmp_path_factory.mktemp('voc') / 'drawn')
+    sampledata.draw_voc(folder, train=10, test=6)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def processed(drawn, tmp_path_factory):
+    return process_dataset.process(drawn, str(tmp_path_factory.mktemp('processed') / 'out'))
+
+
+@pytest.fixture
+def real_voc():
+    if not os.path.isdir(REAL_VOC):
+        pytest.skip('the real Pascal VOC sample is not beside this repository (%s)' % REAL_VOC)
+    return REAL_VOC
+
+
+ANNOTATION = """<annotation>
+<size><width>40</width><height>30</height></size>
+%s
+</annotation>
+"""
+OBJECT = """<object>
+  <name>%s</name>
+  <difficult>%s</difficult>
+  <bndbox><xmin>%s</xmin><ymin>%s</ymin><xmax>%s</xmax><ymax>%s</ymax></bndbox>
+</object>"""
+
+
+class Tree:
+    """Writes a small VOCdevkit tree, image by image."""
+
+    def __init__(self, folder, year='VOC2007'):
+        self.folder, self.year = folder, folder / 'VOCdevkit' / year
+        for name in ('Annotations', 'JPEGImages', os.path.join('ImageSets', 'Main')):
+            (self.year / name).mkdir(parents=True)
+
+    def add(self, image_id, *objects, **more):
+        """objects: (class, xmin, ymin, xmax, ymax) or (..., difficult); xml and jpeg replace the usual content."""
+        lines = '\n'.join(OBJECT % (one[0], one[5] if len(one) > 5 else 0, one[1], one[2], one[3], one[4])
+                          for one in objects)
+        self.annotation(image_id).write_text(more.get('xml', ANNOTATION % lines))
+        self.image(image_id).write_bytes(more['jpeg'] if 'jpeg' in more else jpeg())
+
+    def annotation(self, image_id):
+        return self.year / 'Annotations' / (image_id + '.xml')
+
+    def image(self, image_id):
+        return self.year / 'JPEGImages' / (image_id + '.jpg')
+
+    def sets(self, **ids):
+        for name, chosen in ids.items():
+            (self.year / 'ImageSets' / 'Main' / (name + '.txt')).write_text(''.join(one + '\n' for one in chosen))
+
+
+def jpeg(width=40, height=30, extension='.jpg'):
+    ramp = np.arange(height * width * 3).reshape(height, width, 3) % 251
+    return cv2.imencode(extension, ramp.astype(np.uint8))[1].tobytes()
+
+
+def bad_rows(folder):
+    with open(os.path.join(folder, 'bad.csv'), newline='') as file:
+        return [(os.path.basename(row['path']), int(row['line']), row['reason'], row['action'])
+                for row in csv.DictReader(file)]
+
+
+def listing(folder):
+    return {os.path.join(place, name): os.stat(os.path.join(place, name)).st_mtime_ns
+            for place, folders, names in os.walk(str(folder)) for name in folders + names}
+
+
+# Reading and processing
+
+def test_every_box_and_difficult_mark_arrives(drawn, processed):
+    data = TrainingData(processed)
+    assert (data.num_train, data.num_valid, data.num_classes) == (10, 6, 20)
+    assert data.classes == source_pascal_voc.CLASSES and bad_rows(processed) == []
+    difficult = 0
+    for split, count in (('train', 10), ('valid', 6)):
+        for index in range(count):
+            path = data.image_path(index, split)
+            tree = ElementTree.parse(path.replace('JPEGImages', 'Annotations').replace('.jpg', '.xml'))
+            boxes_px, class_ids, marks = data.objects_px(index, split)
+            expected = [[float(one.find('bndbox/' + side).text) for side in ('xmin', 'ymin', 'xmax', 'ymax')]
+                        for one in tree.findall('object')]
+            # 1-based with the last pixel included becomes 0-based and half-open.
+            assert (boxes_px + [1, 1, 0, 0]).tolist() == expected
+            assert [data.classes[one] for one in class_ids] == [one.find('name').text for one in tree.findall('object')]
+            assert marks.tolist() == [one.find('difficult').text == '1' for one in tree.findall('object')]
+            difficult += marks.sum()
+            assert data.image(index, split).shape[1::-1] == data.size_px(index, split)
+            width, height = data.size_px(index, split)
+            relative = data.truth(index, split).boxes_xyxy
+            np.testing.assert_allclose(relative * ([width, height] * 2), boxes_px, rtol=1e-5)
+    assert difficult > 0
+
+
+def test_the_real_sample_has_its_known_counts(real_voc, tmp_path):
+    folder = process_dataset.process(real_voc, str(tmp_path / 'out'), workers=2)
+    data = TrainingData(folder)
+    with open(os.path.join(real_voc, 'counts.json')) as file:
+        counts = json.load(file)
+    for split, name in (('train', 'trainval'), ('valid', 'test')):
+        _, _, marks = map(np.concatenate, zip(*(data.objects_px(one, split) for one in range(data.num_images(split)))))
+        assert (data.num_images(split), len(marks), int((~marks).sum())) == (
+            counts[name]['images'], counts[name]['objects'], counts[name]['non_difficult'])
+    assert bad_rows(folder) == []
+    alone = process_dataset.process(real_voc, str(tmp_path / 'alone'), workers=1)
+    assert process_dataset.read_description(folder) == process_dataset.read_description(alone)
+
+
+@pytest.mark.parametrize('box, reason, action', [
+    (('dog', 41, 1, 60, 30), 'outside the image of 40 x 30', 'box left out'),
+    (('dog', 1, 1, 60, 30), 'outside the image of 40 x 30', 'box left out'),
+    (('dog', -5, 1, 20, 20), 'outside the image of 40 x 30', 'box left out'),
+    (('dog', 30, 5, 10, 20), 'reversed or has no area', 'box left out'),
+    (('dog', 10, 20, 30, 5), 'reversed or has no area', 'box left out'),
+    (('dog', 10, 5, 10, 20), 'reversed or has no area', 'box left out'),
+    (('unicorn', 1, 1, 10, 10), "unknown class 'unicorn'", 'box left out'),
+    (('', 1, 1, 10, 10), "unknown class ''", 'box left out'),
+    (('dog', 'left', 1, 10, 10), 'not four numbers', 'box left out'),
+    (('dog', 'nan', 1, 10, 10), 'not four numbers', 'box left out'),
+    (('dog', '', 1, 10, 10), 'not four numbers', 'box left out'),
+    (('dog', 0, 0, 40, 30), 'outside the image of 40 x 30', 'box clipped'),
+    (('dog', 1, 1, 41, 31), 'outside the image of 40 x 30', 'box clipped')])
+def test_every_bad_box_is_listed_with_file_and_line(tmp_path, capsys, box, reason, action):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30), box, ('cow', 5.5, 6, 20, 21, 1))
+    tree.sets(trainval=['a'])
+    out = str(tmp_path / 'out')
+    assert process_dataset.main(['--data_path=%s' % (tmp_path / 'in'), '--output_path=' + out]) == 0
+    (name, line, said, done), = bad_rows(out)
+    assert name == 'a.xml' and reason in said and done == action
+    # Lines 3 to 7 are the first object; the second has its class in line 9 and its box in line 11.
+    assert line == (9 if 'class' in reason else 11)
+    assert 'a.xml:%d: ' % line in capsys.readouterr().out
+    boxes_px, class_ids, difficult = TrainingData(out).objects_px(0, 'train')
+    assert boxes_px[0].tolist() == [0, 0, 40, 30] and boxes_px[-1].tolist() == [4.5, 5, 20, 21]
+    assert difficult.tolist()[-1] and [TrainingData(out).classes[one] for one in class_ids] == (
+        ['cat', 'cow'] if action == 'box left out' else ['cat', 'dog', 'cow'])
+    if action == 'box clipped':
+        assert boxes_px[1].tolist() == [0, 0, 40, 30]
+
+    stopped = process_dataset.main(['--data_path=%s' % (tmp_path / 'in'), '--output_path=%s' % (tmp_path / 'stop'),
+                                    '--on_bad=stop'])
+    if action == 'box clipped':
+        assert stopped == 0
+    else:
+        error = capsys.readouterr().err
+        assert stopped == 1 and 'a.xml, line %d: ' % line in error and reason in error and error.count('\n') == 1
+        assert sorted(os.listdir(str(tmp_path))) == ['in', 'out']
+
+
+BOMB = """<?xml version="1.0"?>
+<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">
+<!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
+<annotation>&b;</annotation>"""
+BAD_IMAGES = {
+    'no image': ('trainval.txt', 2, 'no image '),
+    'no annotation': ('trainval.txt', 2, 'no annotation '),
+    'bomb': ('b.xml', 2, 'declares an entity'),
+    'cut xml': ('b.xml', 2, 'is not XML'),
+    'empty xml': ('b.xml', 1, 'is not XML'),
+    'other size': ('b.xml', 2, 'says 400 x 30 pixels, the image has 40 x 30'),
+    'size is no number': ('b.xml', 2, 'says ? x 30 pixels'),
+    'truncated': ('b.jpg', 0, 'is truncated'),
+    'words': ('b.jpg', 0, 'is not an image'),
+    'empty': ('b.jpg', 0, 'is empty'),
+    'twice': ('trainval.txt', 2, 'a is listed a second time'),
+    'a path': ('trainval.txt', 2, "'../a' is not an image id"),
+}
+
+
+@pytest.mark.parametrize('case', sorted(BAD_IMAGES))
+def test_every_bad_image_is_listed_and_the_others_stay(tmp_path, case):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.add('b', ('cat', 2, 2, 20, 20))
+    tree.add('c', ('dog', 2, 2, 20, 20))
+    tree.sets(trainval=['a', {'twice': 'a', 'a path': '../a'}.get(case, 'b'), 'c'])
+    xml = tree.annotation('b').read_text()
+    if case in ('bomb', 'cut xml', 'empty xml', 'other size', 'size is no number'):
+        tree.annotation('b').write_text({'bomb': BOMB, 'cut xml': xml[:60], 'empty xml': '', 'other size': xml.replace(
+            '<width>40<', '<width>400<'), 'size is no number': xml.replace('<width>40<', '<width>x<')}[case])
+    elif case == 'no annotation':
+        tree.annotation('b').unlink()
+    elif case == 'no image':
+        tree.image('b').unlink()
+    elif case in ('truncated', 'words', 'empty'):
+        tree.image('b').write_bytes({'truncated': jpeg()[:-100], 'words': b'not an image', 'empty': b''}[case])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    name, line, reason = BAD_IMAGES[case]
+    (found, found_line, said, action), = bad_rows(out)
+    assert (found, found_line, action) == (name, line, 'image left out') and reason in said
+    assert TrainingData(out).num_train == 2
+    with pytest.raises(DataError, match='%s.*on_bad=skip' % name.replace('.', '[.]')):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'stop'), on_bad='stop')
+
+
+def test_images_without_boxes_and_pngs_are_legal(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.add('none')
+    tree.add('p', ('dog', 1, 1, 40, 30), xml='<annotation>' + OBJECT % ('dog', 0, 2, 3, 20, 30) + '</annotation>')
+    tree.image('p').rename(tree.image('p').with_suffix('.png'))
+    tree.image('p').with_suffix('.png').write_bytes(jpeg(extension='.png'))
+    tree.sets(trainval=['none', 'a', 'p'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    data = TrainingData(out)
+    assert bad_rows(out) == [] and data.num_train == 3 and data.image_path(2, 'train').endswith('p.png')
+    assert [len(data.objects_px(one, 'train')[1]) for one in range(3)] == [0, 1, 1]
+    samples = TrainingSamples(data, PRESET, seed=0, batch_size=3)
+    for position in range(3):
+        image, class_ids, offsets = samples(0, position)
+        assert image.shape == (300, 300, 3) and ((class_ids < 20).any() == (samples.place(0, position)[1] != 0))
+
+
+def test_what_is_missing_is_said(tmp_path):
+    for path in (tmp_path / 'nothing', tmp_path):
+        with pytest.raises(DataError, match='VOCdevkit/VOC<year>.*dataset.json.*download-data.sh'):
+            process_dataset.prepare(str(path), str(tmp_path / 'cache'))
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    with pytest.raises(DataError, match='ImageSets/Main: expected train.txt.*none of them'):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    tree.sets(trainval=['a'])
+    with pytest.raises(DataError, match='VOC2012/ImageSets/Main/test.txt'):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), valid_sets=['VOC2012:test'])
+    with pytest.raises(DataError, match='--source: .*source_mine'):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), source='mine')
+    tree.add('a', ('unicorn', 1, 1, 40, 30))
+    with pytest.raises(DataError, match='at least one object.*unicorn'):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    assert sorted(os.listdir(str(tmp_path))) == ['in']
+
+
+def test_which_sets_train_and_which_validate(tmp_path):
+    first = Tree(tmp_path / 'in')
+    for image_id in 'abcd':
+        first.add(image_id, ('cat', 1, 1, 40, 30))
+    first.sets(train=['a'], val=['b'], trainval=['a', 'b'])
+
+    def ids(**sets):
+        refs, _, problems = source_pascal_voc.list_images(*source_pascal_voc.find(str(tmp_path / 'in')), **sets)
+        assert not problems
+        return [''.join(os.path.basename(ref.image_path)[0] for ref in refs[split]) for split in ('train', 'valid')]
+
+    assert ids() == ['a', 'b']
+    assert ids(train_sets=['VOC2007:trainval'], valid_sets=[]) == ['ab', '']
+    assert ids(train_sets=['VOC2007:trainval'], valid_sets=['VOC2007:trainval']) == ['ab', 'ab']
+    assert ids(valid_sets=['VOC2007:train']) == ['b', 'a'] and ids(valid_sets=['VOC2007:trainval']) == ['', 'ab']
+    third = Tree(tmp_path / 'in', 'VOC2009')
+    third.add('z', ('cat', 1, 1, 40, 30))
+    third.sets(trainval=['z'])
+    assert ids() == ['az', 'b']
+    shutil.rmtree(str(third.year))
+    first.sets(test=['c', 'd'])
+    assert ids() == ['ab', 'cd']
+    second = Tree(tmp_path / 'in', 'VOC2012')
+    second.add('x', ('cat', 1, 1, 40, 30))
+    second.add('y', ('cat', 1, 1, 40, 30))
+    second.sets(train=['x'], val=['y'])
+    assert ids() == ['abxy', 'cd']
+    second.sets(trainval=['x', 'y'], test=['secret'])  # the published test set of 2012 has no annotations
+    assert ids() == ['abxy', 'cd']
+
+
+def test_the_tree_is_found_from_three_places(drawn):
+    devkit = os.path.join(drawn, 'VOCdevkit')
+    for path in (drawn, devkit, os.path.join(devkit, 'VOC2007')):
+        assert source_pascal_voc.find(path) == (devkit, ['VOC2007'])
+    assert source_pascal_voc.find(os.path.join(devkit, 'VOC2007', 'JPEGImages')) is None
+
+
+def test_own_classes_need_one_copied_file(tmp_path, monkeypatch):
+    text = open(source_pascal_voc.__file__).read()
+    start = text.index('CLASSES = (')
+    mine = text[:start] + 'CLASSES = ("nut", "bolt")\n' + text[text.index(')', start) + 1:]
+    (tmp_path / 'source_mine.py').write_text(mine)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = Tree(tmp_path / 'in', 'VOCmine')
+    tree.add('a', ('bolt', 1, 1, 40, 30), ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['a'])
+    data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), source='mine'))
+    assert data.classes == ('nut', 'bolt') and data.objects_px(0, 'train')[1].tolist() == [1]
+
+
+def test_nothing_of_others_is_replaced_and_a_failed_run_leaves_the_old(tmp_path, drawn):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.tex').write_text('x')
+    with pytest.raises(DataError, match='thesis.tex in it'):
+        process_dataset.process(drawn, str(tmp_path / 'mine'))
+    out = process_dataset.process(drawn, str(tmp_path / 'out'), annotate=2)
+    names = os.listdir(os.path.join(out, 'annotated'))
+    assert len(names) == 2 and all(cv2.imread(os.path.join(out, 'annotated', name)) is not None for name in names)
+    before = listing(out)
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('unicorn', 1, 1, 40, 30))
+    tree.sets(trainval=['a'])
+    with pytest.raises(DataError):
+        process_dataset.process(str(tmp_path / 'in'), out)
+    assert listing(out) == before
+    (tmp_path / '.out.partial').mkdir()  # of a run that was killed
+    (tmp_path / '.out.partial' / 'train.npz').write_text('half')
+    process_dataset.process(drawn, out)
+    assert sorted(os.listdir(out)) == ['bad.csv', 'dataset.json', 'train.npz', 'valid.npz']
+    assert sorted(os.listdir(str(tmp_path))) == ['in', 'mine', 'out']
+
+
+def test_a_tree_is_prepared_once_and_never_inside_the_users_data(drawn, tmp_path, capsys):
+    tree, cache = str(tmp_path / 'users'), str(tmp_path / 'cache')
+    shutil.copytree(drawn, tree)
+    before = listing(tree)
+    folder = process_dataset.prepare(tree, cache)
+    assert os.path.dirname(folder) == cache and 'processing' in capsys.readouterr().out and listing(tree) == before
+    written = listing(cache)
+    assert process_dataset.prepare(tree, cache) == folder == process_dataset.prepare(
+        tree, cache, **{name: value for name, value in vars(process_dataset.parse_args([])).items()
+                        if name not in ('data_path', 'output_path')})
+    assert listing(cache) == written and capsys.readouterr().out == ''
+    assert process_dataset.prepare(folder, cache) == folder  # a processed folder is taken as it is
+    with open(os.path.join(folder, 'valid.npz'), 'ab') as file:
+        file.write(b'x')
+    assert process_dataset.prepare(tree, cache) == folder and 'processing' in capsys.readouterr().out
+    TrainingData(folder)
+    os.utime(os.path.join(tree, 'VOCdevkit', 'VOC2007', 'Annotations', '000001.xml'))
+    changed = process_dataset.prepare(tree, cache)
+    assert changed != folder and sorted(os.listdir(cache)) == sorted(map(os.path.basename, (folder, changed)))
+
+
+def test_ranks_that_start_together_process_once(drawn, tmp_path):
+    code = 'import sys; sys.path[:0] = %r; import process_dataset; print(process_dataset.prepare(%r, %r))' % (
+        [FOLDER, ROOT], drawn, str(tmp_path / 'cache'))
+    ranks = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, universal_newlines=True)
+             for _ in range(3)]
+    said = [rank.communicate()[0].splitlines() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert len({lines[-1] for lines in said}) == 1 and sum('processing' in lines[0] for lines in said) == 1
+
+
+def test_the_command_runs_as_documented(drawn, tmp_path):
+    script = os.path.join(FOLDER, 'process_dataset.py')
+    assert os.access(script, os.X_OK)
+    environment = dict(os.environ, PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH'])
+    made = subprocess.run([script, '--data-path', drawn, '--output-path=out', '--annotate=1'], cwd=str(tmp_path),
+                          env=environment, capture_output=True, text=True)
+    assert (made.returncode, made.stderr) == (0, '')
+    assert made.stdout.splitlines()[-1] == 'train with --data_path=%s' % (tmp_path / 'out')
+    rows = {line.split()[0]: line.split()[1:] for line in made.stdout.splitlines()[:-1]}
+    assert rows['all'][0] == '10' and rows['all'][3] == '6' and len(rows) >= 22
+    assert sum(int(rows[name][1]) for name in source_pascal_voc.CLASSES) == int(rows['all'][1])
+    assert (tmp_path / 'out' / 'annotated').is_dir()
+
+
+def test_arrays_that_were_changed_are_refused(processed, tmp_path):
+    folder = str(tmp_path / 'copy')
+    for damage in ('byte', 'gone', 'images', 'foreign'):
+        shutil.copytree(processed, folder)
+        path = os.path.join(folder, 'dataset.json' if damage in ('images', 'foreign') else 'train.npz')
+        if damage == 'byte':
+            with open(path, 'r+b') as file:
+                file.seek(200)
+                file.write(b'\x07')
+        elif damage == 'gone':
+            os.remove(path)
+        elif damage == 'images':
+            text = open(path).read().replace('VOCdevkit"', 'moved away"')
+            open(path, 'w').write(text)
+        else:
+            open(path, 'w').write('{}')
+        with pytest.raises(DataError, match='process_dataset.py'):
+            TrainingData(folder)
+        shutil.rmtree(folder)
+
+
+def test_an_image_that_changed_is_refused(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['a'])
+    data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out')))
+    for content in (jpeg(30, 40), b'words', b''):
+        tree.image('a').write_bytes(content)
+        with pytest.raises(DataError, match='a.jpg.*40 x 30'):
+            data.image(0, 'train')
+    tree.image('a').unlink()
+    with pytest.raises(DataError, match='a.jpg'):
+        data.image(0, 'train')
+
+
+def kill_the_reader(ref):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_reader_ends_the_command():
+    source = type('Source', (), {'read': staticmethod(kill_the_reader)})
+    with pytest.raises(DataError, match='--workers: expected 2 processes; found that one was killed'):
+        list(process_dataset._read(source, [None] * 300, 2, 'train'))
+    assert not multiprocessing.active_children()
+
+
+# Augmentation
+
+def scene():
+    """An image of noise with one plain box, and that box."""
+    image = np.random.RandomState(0).randint(0, 100, (375, 500, 3)).astype(np.uint8)
+    box = np.array([[170, 120, 330, 260]], np.float32)
+    image[120:260, 170:330] = (40, 220, 250)
+    return image, box
+
+
+def test_boxes_stay_on_their_objects(monkeypatch):
+    monkeypatch.setattr(transforms, 'distort', lambda image, random: image)
+    image, box = scene()
+    for seed in range(300):
+        result, boxes, kept = transforms.augment(image, box, 300, np.random.RandomState(seed))
+        assert result.shape == (300, 300, 3) and result.dtype == np.uint8 and boxes.dtype == np.float32
+        assert kept.tolist() == [0] and (boxes >= 0).all() and (boxes <= 1).all()
+        object_rows, object_columns = np.nonzero(result[..., 1] > 170)
+        seen = np.array([object_columns.min(), object_rows.min(), object_columns.max() + 1, object_rows.max() + 1])
+        # A pixel of the original may be several of the result: allow what one and a half of them are.
+        source_px = (boxes[0, 2:] - boxes[0, :2]) * 300 / [160, 140]
+        assert np.abs(seen - boxes[0] * 300).max() <= 1 + 1.5 * max(1, source_px.max()), seed
+
+
+def test_mirrors_swap_left_and_right(monkeypatch):
+    monkeypatch.setattr(transforms, 'distort', lambda image, random: image)
+    monkeypatch.setattr(transforms, 'sample_view', lambda *_: np.array([0, 0, 500, 375]))
+    image, box = scene()
+    box[:, [0, 2]] = [20, 180]
+    found = []
+    for seed in range(40):
+        _, boxes, _ = transforms.augment(image, box, 300, np.random.RandomState(seed))
+        found.append(boxes[0].tolist())
+    sides = {tuple(np.round(box, 3)) for box in found}
+    assert sides == {(0.04, 0.32, 0.36, 0.693), (0.64, 0.32, 0.96, 0.693)}
+
+
+def test_views_follow_the_paper():
+    boxes = np.array([[170, 120, 330, 260], [0, 0, 60, 60]], np.float32)
+    random = np.random.RandomState(0)
+    views = np.array([transforms.sample_view(500, 375, boxes, random) for _ in range(2000)])
+    sides = views[:, 2:] - views[:, :2]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres > views[:, None, :2]) & (centres < views[:, None, 2:])).all(-1)
+    assert inside.any(1).all()
+    whole = (views == [0, 0, 500, 375]).all(1)
+    assert 0.06 < whole.mean() < 0.12  # 1/2 unexpanded x 1/7 of the rules, and what other rules do not find
+    beyond = (views[:, :2] < 0).any(1) | (views[:, 2] > 500) | (views[:, 3] > 375)
+    assert 0.25 < beyond.mean() < 0.5
+    # Sides of at least 0.3 sqrt(1/2) of the image, ratios of at most 2 to the plane's; never above the fourfold plane.
+    assert sides[:, 0].min() >= 0.3 * 0.707 * 500 - 1 and sides[:, 1].min() >= 0.3 * 0.707 * 375 - 1
+    assert sides[:, 0].max() <= 2001 and sides[:, 1].max() <= 1501 and (sides[:, 0] > 1500).any()
+    ratio = sides[:, 0] / sides[:, 1] / (500 / 375)
+    assert ratio.min() > 0.48 and ratio.max() < 2.08 and ratio.min() < 0.6 and ratio.max() > 1.7
+    best = ssdutils.iou(views.astype(float), boxes).max(1)
+    assert (best >= 0.5).mean() > 0.08 and (best < 0.1).mean() > 0.2
+
+
+def test_images_without_objects_are_cropped_too():
+    views = np.array([transforms.sample_view(500, 375, np.zeros((0, 4), np.float32), np.random.RandomState(seed))
+                      for seed in range(200)])
+    patches = (views[:, 2] - views[:, 0] < 490) & (views[:, 3] - views[:, 1] < 365)
+    assert 0.05 < patches.mean() < 0.6
+
+
+def test_the_rule_of_a_patch_is_kept(monkeypatch):
+    boxes = np.array([[170, 120, 330, 260]], np.float32)
+    for least in (0.1, 0.3, 0.5, 0.7):
+        monkeypatch.setattr(transforms, 'CROPS', (least, least, least))
+        views = [transforms.sample_view(500, 375, boxes, np.random.RandomState(seed)) for seed in range(150)]
+        views = np.array([view for view in views if view is not None])
+        assert len(views) > 5 and (ssdutils.iou(views.astype(float), boxes) >= least).all()
+
+
+def test_around_an_expanded_image_is_the_mean():
+    image, box = scene()
+    filled = 0
+    for seed in range(60):
+        result, _, _ = transforms.augment(image, box, 300, np.random.RandomState(seed))
+        filled += (result == transforms.FILL_BGR).all(-1).mean() > 0.3
+    assert 10 < filled < 45
+
+
+@pytest.mark.parametrize('view, part', [
+    ([-999, 0, 1, 1000], [0, 0, 1, 1000]), ([999, 0, 1999, 1000], [999, 0, 1000, 1000]), ([0, -999, 1000, 1], None)])
+def test_a_sliver_of_an_image_leaves_boxes_an_area(monkeypatch, view, part):
+    monkeypatch.setattr(transforms, 'sample_view', lambda *_: np.array(view))
+    box = np.array([part or [0, 0, 1000, 1]], np.float32)
+    result, boxes, kept = transforms.augment(np.zeros((1000, 1000, 3), np.uint8), box, 300, np.random.RandomState(0))
+    assert len(kept) == 1 and (boxes[:, 2:] > boxes[:, :2]).all() and result.shape == (300, 300, 3)
+    _, offsets = ssdutils.targets(ssdutils.xyxy_to_cxcywh(boxes), [0], ssdutils.default_boxes(PRESET), 20)
+    assert np.isfinite(offsets).all()
+
+
+def test_objects_whose_centre_is_out_of_view_are_dropped(monkeypatch):
+    image, _ = scene()
+    objects = np.array([[0, 0, 100, 100], [90, 90, 110, 110], [0, 40, 220, 60], [300, 200, 500, 375]], np.float32)
+    monkeypatch.setattr(transforms, 'sample_view', lambda *_: np.array([50, 50, 250, 150]))
+    _, boxes, kept = transforms.augment(image, objects, 300, np.random.RandomState(3))
+    # Centres: 50, 50 is on the border; 100, 100 and 110, 50 likewise; 400, 287 is outside.
+    assert kept.tolist() == [1]
+    assert np.sort(boxes[0, [1, 3]]).tolist() == pytest.approx([0.4, 0.6])
+    monkeypatch.setattr(transforms, 'sample_view', lambda *_: np.array([20, 30, 260, 150]))
+    _, boxes, kept = transforms.augment(image, objects, 300, np.random.RandomState(3))
+    assert kept.tolist() == [0, 1, 2] and boxes[0, 1] == 0  # cut off at the border
+
+
+class Script:
+    """Stands for a RandomState whose draws are written down."""
+
+    def __init__(self, on=(), uniform=(), hue=0, order=(0, 1, 2)):
+        names = ('brightness', 'contrast', 'saturation', 'hue', 'swap', 'contrast_last')
+        self.on, self.uniforms = [0.0 if one in on else 0.9 for one in names], list(uniform)
+        self.hue, self.order = hue, order
+
+    def rand(self, count):
+        return np.array(self.on[:count])
+
+    def uniform(self, low, high):
+        return self.uniforms.pop(0)
+
+    def randint(self, low, high):
+        return self.hue
+
+    def permutation(self, count):
+        return np.array(self.order)
+
+
+@pytest.mark.parametrize('script, before, after', [
+    (Script(), (10, 100, 250), (10, 100, 250)),
+    (Script(['brightness'], [20.0]), (10, 100, 250), (30, 120, 255)),
+    (Script(['brightness'], [-20.0]), (10, 100, 250), (0, 80, 230)),
+    (Script(['contrast'], [1.5]), (10, 100, 250), (15, 150, 255)),
+    (Script(['brightness', 'contrast'], [20.0, 0.5]), (10, 100, 250), (15, 60, 128)),  # brightness comes first
+    (Script(['hue'], hue=60), (0, 0, 200), (0, 200, 0)),  # 120 degrees: red becomes green
+    (Script(['hue'], hue=-60), (0, 0, 200), (200, 0, 0)),
+    (Script(['saturation'], [0.5]), (0, 0, 200), (100, 100, 200)),
+    (Script(['saturation'], [1.5]), (90, 90, 90), (90, 90, 90)),  # grey has no colour to strengthen
+    (Script(['contrast', 'saturation'], [1.5, 0.5]), (0, 0, 200), (127, 127, 255)),  # 300 is cut off, then paled
+    (Script(['contrast', 'saturation', 'contrast_last'], [1.5, 0.5]), (0, 0, 200), (150, 150, 255)),
+    (Script(['swap'], order=(2, 0, 1)), (10, 100, 250), (250, 10, 100))])
+def test_distortions_by_hand(script, before, after):
+    image = np.tile(np.array(before, np.uint8), (4, 5, 1))
+    result = transforms.distort(image, script)
+    assert result.shape == image.shape and result.dtype == np.uint8
+    assert np.abs(result.astype(int) - after).max() <= 2
+
+
+def test_distortions_are_random_and_leave_their_input_alone():
+    image, _ = scene()
+    before = image.copy()
+    means = [transforms.distort(image, np.random.RandomState(seed)).mean() for seed in range(60)]
+    assert np.std(means) > 5 and (image == before).all()
+
+
+def test_augmented_pictures_of_the_real_sample(real_voc, tmp_path):
+    data = TrainingData(process_dataset.process(real_voc, str(tmp_path / 'out'), train_sets=['VOC2007:val'],
+                                                valid_sets=[], workers=1))
+    samples = TrainingSamples(data, PRESET, seed=5, batch_size=8)
+    defaults = ssdutils.default_boxes(PRESET)
+    for position in range(40):
+        image, class_ids, offsets = samples(0, position)
+        found = class_ids < 20
+        assert image.dtype == np.uint8 and found.any() and np.isfinite(offsets).all()
+        boxes = ssdutils.cxcywh_to_xyxy(ssdutils.decode(offsets[found], defaults[found]))
+        assert boxes.min() > -1e-4 and boxes.max() < 1 + 1e-4
+        assert set(class_ids[found]) <= set(data.objects_px(samples.place(0, position)[1], 'train')[1])
+
+
+# Order
+
+def test_an_epoch_is_a_permutation_dealt_to_the_ranks(processed):
+    data = TrainingData(processed)
+    ranks = [TrainingSamples(data, PRESET, seed=3, batch_size=2, rank=rank, ranks=2) for rank in range(2)]
+    places = [samples.place(step, position) for step in range(10) for samples in ranks for position in range(2)]
+    assert sorted(number for number, _ in places) == list(range(40))
+    epochs = np.array([index for _, index in sorted(places)]).reshape(4, 10)
+    assert (np.sort(epochs, 1) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+    assert ranks[0].steps_per_epoch() == 3
+    other = TrainingSamples(data, PRESET, seed=4, batch_size=2)
+    assert [other.place(0, one)[1] for one in range(2)] + [other.place(1, one)[1] for one in range(2)] != (
+        epochs[0, :4].tolist())
+
+
+def test_a_sample_depends_on_seed_step_and_position_alone(processed):
+    data = TrainingData(processed)
+    samples = TrainingSamples(data, PRESET, seed=3, batch_size=4)
+    first = [samples(step, position) for step in range(2) for position in range(4)]
+    again = TrainingSamples(TrainingData(processed), PRESET, seed=3, batch_size=4)
+    for number in (5, 2, 7):
+        for one, other in zip(first[number], again(number // 4, number % 4)):
+            assert (one == other).all()
+    # The same image in another epoch, or with another seed, is distorted in another way.
+    by_image = {}
+    for number in range(40):
+        _, index = samples.place(number // 4, number % 4)
+        by_image.setdefault(index, []).append(samples(number // 4, number % 4)[0].tobytes())
+    assert all(len(set(pixels)) == 4 for pixels in by_image.values())
+    only = TrainingSamples(data, PRESET, seed=9, batch_size=4, images=1)
+    assert (only(0, 0)[0] != TrainingSamples(data, PRESET, seed=3, batch_size=4, images=1)(0, 0)[0]).any()
+
+
+def test_objects_that_stay_in_view_keep_their_class(tmp_path, monkeypatch):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 10, 10), ('dog', 20, 15, 35, 28), ('cow', 30, 1, 40, 8))
+    tree.sets(trainval=['a'])
+    data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out')))
+    monkeypatch.setattr(transforms, 'sample_view', lambda *_: np.array([15, 10, 40, 30]))
+    _, class_ids, _ = TrainingSamples(data, PRESET, seed=0, batch_size=1)(0, 0)
+    assert set(class_ids.tolist()) == {20, data.classes.index('dog')}
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(processed):
+    data = TrainingData(processed)
+    samples = TrainingSamples(data, PRESET, seed=3, batch_size=4, augment=False, images=3)
+    assert {samples.place(step, position)[1] for step in range(3) for position in range(4)} == {0, 1, 2}
+    for position in range(3):
+        index = samples.place(0, position)[1]
+        image, truth = data.validation_sample(index, 300, 'train')
+        pixels, class_ids, offsets = samples(0, position)
+        assert (pixels == image).all()
+        expected = ssdutils.targets(ssdutils.xyxy_to_cxcywh(truth.boxes_xyxy), truth.class_ids,
+                                    ssdutils.default_boxes(PRESET), 20)
+        assert (class_ids == expected[0]).all()
+        np.testing.assert_allclose(offsets, expected[1], atol=1e-3)
+
+
+def test_evaluation_sees_every_image_once_and_then_black(processed):
+    data = TrainingData(processed)
+    images = EvaluationImages(data, 64, batch_size=4)
+    seen = [images(step, position)[0] for step in range(2) for position in range(4)]
+    for index in range(6):
+        assert (seen[index] == data.validation_sample(index, 64)[0]).all()
+    assert not np.any(seen[6:])
+
+
+# Workers
+
+class Counter:
+    """Numbers instead of images; `fail`, `die` and `hang` say at which step, `log` where to write what was made."""
+
+    def __init__(self, fail=None, die=None, hang=None, log=None, slow=0.0):
+        self.fail, self.die, self.hang, self.log, self.slow = fail, die, hang, log, slow
+
+    def __call__(self, step, position):
+        if step == self.fail:
+            raise ValueError('step %d is impossible' % step)
+        if step == self.die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60 if step == self.hang else self.slow)
+        if self.log:
+            with open(self.log, 'a') as file:
+                file.write('%d %d\n' % (step, position))
+        tensorflow = 'tensorflow' in sys.modules
+        return np.full((2, 3), step * 100 + position, np.int64), np.array([tensorflow, step], np.uint8)
+
+
+def batches(queue):
+    with queue:
+        return [(step, [array.copy() for array in arrays]) for step, arrays in queue]
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 3])
+def test_batches_come_in_order_and_are_the_same_for_every_number_of_workers(num_workers, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorflow', sys)  # this process has it, a worker must not
+    got = batches(BatchQueue(Counter(), 4, 5, 13, num_workers))
+    assert [step for step, _ in got] == list(range(5, 13))
+    for step, (numbers, marks) in got:
+        assert numbers.shape == (4, 2, 3) and numbers.dtype == np.int64
+        assert (numbers == step * 100 + np.arange(4)[:, None, None]).all()
+        assert (marks == [num_workers == 0, step]).all()
+    assert not multiprocessing.active_children()
+
+
+def test_real_samples_are_the_same_from_workers_and_after_a_resume(processed):
+    samples = TrainingSamples(TrainingData(processed), PRESET, seed=1, batch_size=2)
+    alone = batches(BatchQueue(samples, 2, 0, 5, 0))
+    assert alone[0][1][0].shape == (2, 300, 300, 3) and alone[0][1][1].shape == (2, 8732)
+    for first, num_workers in ((0, 2), (3, 2), (3, 0)):
+        for (step, ours), (other, theirs) in zip(alone[first:], batches(BatchQueue(samples, 2, first, 5, num_workers))):
+            assert step == other and all((one == two).all() for one, two in zip(ours, theirs))
+
+
+def test_workers_do_not_run_ahead(tmp_path):
+    log = str(tmp_path / 'made')
+    with BatchQueue(Counter(log=log), 1, num_workers=2) as queue:
+        for step, _ in queue:
+            if step == 4:
+                break
+        time.sleep(1)
+        made = {int(line.split()[0]) for line in open(log)}
+    # Two slots a worker beside the step that is in use; one more may have begun.
+    assert max(made) <= 4 + 2 * 2
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 3])
+def test_a_failing_worker_raises_with_its_traceback(num_workers):
+    with BatchQueue(Counter(fail=6), 2, 5, None, num_workers) as queue:
+        started = time.time()
+        with pytest.raises(ValueError if num_workers == 0 else WorkerDied, match='step 6 is impossible') as error:
+            for _ in queue:
+                pass
+        assert time.time() - started < 10
+    assert num_workers == 0 or 'Traceback' in str(error.value) and '__call__' in str(error.value)
+    assert not multiprocessing.active_children()
+
+
+def test_the_first_sample_fails_here():
+    with pytest.raises(ValueError, match='step 5'):
+        BatchQueue(Counter(fail=5), 2, 5, None, 2)
+
+
+@pytest.mark.parametrize('die', ['itself', 'while idle'])
+def test_a_killed_worker_is_noticed(die):
+    with BatchQueue(Counter(die=7 if die == 'itself' else None), 2, 5, None, 3) as queue:
+        if die == 'while idle':
+            next(queue)
+            time.sleep(1)
+            os.kill(queue._workers[2].process.pid, signal.SIGKILL)
+        started = time.time()
+        with pytest.raises(WorkerDied, match='input worker 2 .*killed by SIGKILL'):
+            for _ in queue:
+                time.sleep(0.05)
+        assert time.time() - started < 10
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_is_noticed_while_another_one_is_waited_for():
+    # Worker 1 makes 6 and 8 ahead, and 10 when 6 is done with.
+    with BatchQueue(Counter(die=10, hang=7), 2, 5, None, 2) as queue:
+        assert [next(queue)[0], next(queue)[0]] == [5, 6]
+        started = time.time()
+        with pytest.raises(WorkerDied, match='input worker 1 .*killed by SIGKILL'):
+            next(queue)
+        assert time.time() - started < 10
+    assert not multiprocessing.active_children()  # also the one that hangs
+
+
+CONSUMER = """
+import sys, time
+sys.path[:0] = %r
+from test_data import Counter
+from data_queue import BatchQueue
+if __name__ == '__main__':
+    queue = BatchQueue(Counter(slow=0.01), 2, num_workers=2)
+    next(queue)
+    print(*[worker.process.pid for worker in queue._workers], flush=True)
+    if 'end' not in sys.argv:
+        for _ in queue:
+            time.sleep(0.1)
+"""
+
+
+def alive(pid):
+    try:
+        with open('/proc/%d/stat' % pid) as file:
+            return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize('ending', ['SIGKILL', 'SIGINT', 'SIGTERM', 'end'])
+def test_workers_end_with_the_training_process_and_say_nothing(tmp_path, ending):
+    script = tmp_path / 'consumer.py'
+    here = os.path.dirname(os.path.abspath(__file__))
+    script.write_text(CONSUMER % ([here, os.path.dirname(here), FOLDER, ROOT],))
+    consumer = subprocess.Popen([sys.executable, str(script), ending], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                universal_newlines=True, start_new_session=True)
+    workers = [int(pid) for pid in consumer.stdout.readline().split()]
+    assert len(workers) == 2
+    if ending == 'SIGINT':
+        os.killpg(consumer.pid, signal.SIGINT)  # as a terminal does: to all of them
+    elif ending != 'end':
+        consumer.send_signal(getattr(signal, ending))
+    errors = consumer.communicate(timeout=60)[1]
+    for _ in range(100):
+        if not any(map(alive, workers)):
+            break
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    assert errors.count('Traceback') == (ending == 'SIGINT') and 'test_data.py' not in errors
+
+
+def test_the_group_gets_sigterm_and_the_next_batch_still_comes():
+    with BatchQueue(Counter(), 2, num_workers=2) as queue:
+        next(queue)
+        for worker in queue._workers:
+            os.kill(worker.process.pid, signal.SIGTERM)
+            os.kill(worker.process.pid, signal.SIGINT)
+        assert [next(queue)[0] for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+        started = time.time()
+    assert time.time() - started < 4  # they see that nobody waits; they need not be killed
+
+
+# Drawing, downloading
+
+def test_boxes_are_drawn_where_they_are():
+    image = np.zeros((200, 300, 3), np.uint8)
+    draw_boxes(image, np.array([[50.2, 60, 150, 160], [-5, -5, 400, 300]]), ['cat', ''], [(0, 0, 255), (0, 255, 0)])
+    assert (image[60, 50:150] == (0, 0, 255)).all() and (image[60:160, 149] == (0, 0, 255)).all()
+    assert (image[100, 60:140] == 0).all() and image[45:60].any()
+    colours = class_colours(20)
+    assert len(set(colours)) == 20 and all(0 <= part <= 255 for colour in colours for part in colour)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Two archives in a folder, and the environment that makes download-data.sh take them from there."""
+    (tmp_path / 'server').mkdir()
+    lines = []
+    for name, content in (('one', b'x' * 300000), ('two', b'y' * 5000)):
+        inside = tmp_path / 'VOCdevkit' / 'VOC2007' / name
+        inside.parent.mkdir(parents=True, exist_ok=True)
+        inside.write_bytes(content)
+        path = tmp_path / 'server' / (name + '.tar')
+        with tarfile.open(str(path), 'w') as archive:
+            archive.add(str(inside), 'VOCdevkit/VOC2007/' + name)
+        lines.append('%s voc2007/%s.tar\n' % (hashlib.md5(path.read_bytes()).hexdigest(), name))
+    shutil.rmtree(str(tmp_path / 'VOCdevkit'))
+    (tmp_path / 'sums').write_text(''.join(lines))
+    return tmp_path / 'server', dict(os.environ, VOC_URL='file://%s' % (tmp_path / 'server'),
+                                     VOC_MD5SUMS=str(tmp_path / 'sums'))
+
+
+def download(folder, environment):
+    done = subprocess.run(['bash', os.path.join(FOLDER, 'download-data.sh'), str(folder)], env=environment,
+                          capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+needs_curl = pytest.mark.skipif(shutil.which('curl') is None, reason='curl is not installed')
+
+
+@needs_curl
+def test_a_download_goes_on_where_it_stopped(server, tmp_path):
+    place, environment = server
+    out = tmp_path / 'out'
+    out.mkdir()
+    whole = (place / 'one.tar').read_bytes()
+    (out / 'one.tar.part').write_bytes(whole[:100000])
+    code, said, errors = download(out, environment)
+    assert code == 0 and 'from byte position 100000' in errors and 'process_dataset.py' in said
+    assert (out / 'VOCdevkit' / 'VOC2007' / 'one').read_bytes() == b'x' * 300000
+    assert (out / 'one.tar').read_bytes() == whole and not list(out.glob('*.part'))
+    before = listing(out)
+    code, said, errors = download(out, dict(environment, VOC_URL='file:///nowhere'))
+    assert (code, errors) == (0, '') and listing(out) == before
+
+
+@needs_curl
+def test_a_wrong_archive_is_never_unpacked(server, tmp_path):
+    place, environment = server
+    out = tmp_path / 'out'
+    (place / 'one.tar').write_bytes((place / 'two.tar').read_bytes())
+    code, _, errors = download(out, environment)
+    assert code == 1 and 'expected md5' in errors and 'found another' in errors and 'put them into' in errors
+    assert sorted(os.listdir(str(out))) == ['VOCdevkit', 'two.tar']
+    assert os.listdir(str(out / 'VOCdevkit' / 'VOC2007')) == ['two']
+
+
+@needs_curl
+def test_without_a_network_it_says_what_to_do(server, tmp_path):
+    place, environment = server
+    out = tmp_path / 'out'
+    code, _, errors = download(out, dict(environment, VOC_URL='file:///nowhere'))
+    assert code == 1 and 'voc2007/one.tar' in errors and 'Without a network: fetch them elsewhere' in errors
+    shutil.copy(str(place / 'one.tar'), str(out))
+    (out / 'two.tar.part').write_bytes((place / 'two.tar').read_bytes())  # whole, only its name is not
+    code, _, errors = download(out, dict(environment, VOC_URL='file:///nowhere'))
+    assert (code, errors) == (0, '') and (out / 'VOCdevkit' / 'VOC2007' / 'two').exists()

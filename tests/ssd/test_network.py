@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SSD-VGG against the published definition, its size, its loss by hand, and the weights that it starts from."""
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
+sys.path.insert(0, FOLDER)
+tf = pytest.importorskip('tensorflow.compat.v1')
+tf.disable_v2_behavior()
+
+import ssdutils  # noqa: E402
+import ssdvgg  # noqa: E402
+import weights  # noqa: E402
+from common import flags  # noqa: E402
+from common.datacheck import DataError  # noqa: E402
+from common.runtime import Runtime  # noqa: E402
+
+smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well
+VGG300, VGG512 = ssdutils.PRESETS['vgg300'], ssdutils.PRESETS['vgg512']
+
+
+@pytest.fixture(autouse=True)
+def fresh_graph():
+    tf.reset_default_graph()
+    tf.set_random_seed(1)
+
+
+@pytest.fixture(scope='module')
+def runtime():
+    parser = flags.Parser(prog='train.py')
+    flags.add_device_group(parser, 'force_fp32')
+    return Runtime(parser.parse_args(['--device=cpu']))
+
+
+def vgg_shapes():
+    shapes, before = {}, 3
+    for block, channels, count in ((1, 64, 2), (2, 128, 2), (3, 256, 3), (4, 512, 3), (5, 512, 3)):
+        for number in range(1, count + 1):
+            shapes['conv%d_%d/filter' % (block, number)] = [3, 3, before, channels]
+            shapes['conv%d_%d/biases' % (block, number)] = [channels]
+            before = channels
+    return shapes
+
+
+def expected_shapes(preset, classes):
+    """{variable name: shape} of the published reference."""
+    shapes = dict(vgg_shapes(), **{'mod_conv6/filter': [3, 3, 512, 1024], 'mod_conv6/biases': [1024],
+                                   'mod_conv7/filter': [1, 1, 1024, 1024], 'mod_conv7/biases': [1024],
+                                   'l2_norm_conv4_3/scale': [512]})
+    before, of_maps = 1024, [512, 1024]
+    for layer, narrow, channels in [(8, 256, 512), (9, 128, 256), (10, 128, 256), (11, 128, 256)] + (
+            [(12, 128, 256)] if preset == 'vgg512' else []):
+        shapes.update({'conv%d_1/filter' % layer: [1, 1, before, narrow], 'conv%d_1/biases' % layer: [narrow],
+                       'conv%d_2/filter' % layer: [3, 3, narrow, channels], 'conv%d_2/biases' % layer: [channels]})
+        before = channels
+        of_maps.append(channels)
+    kinds = [4, 6, 6, 6, 6, 4, 4] if preset == 'vgg512' else [4, 6, 6, 6, 4, 4]
+    for number, (channels, count) in enumerate(zip(of_maps, kinds)):
+        for kind in range(count):
+            name = 'classifiers/classifier%d_%d/' % (number, kind)
+            shapes.update({name + 'filter': [3, 3, channels, classes + 5], name + 'biases': [classes + 5]})
+    return shapes
+
+
+def made_shapes():
+    return {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()}
+
+
+def seeded_values(shapes):
+    """The same value for each variable on every TensorFlow: {name: float32 array}. Maps keep about their size."""
+    values = {}
+    for name, shape in shapes.items():
+        random = np.random.RandomState(sum(map(ord, name)) % 100003)
+        if name.endswith('/filter'):
+            scale = (0.3 if 'classifier' in name else 2.0) / np.prod(shape[:3])
+            values[name] = random.normal(0, scale ** 0.5, shape).astype(np.float32)
+        else:
+            values[name] = random.normal(20 if name.endswith('scale') else 0, 0.1, shape).astype(np.float32)
+    values['conv1_1/filter'] /= 64
+    return values
+
+
+def start(session):
+    session.run(tf.global_variables_initializer())
+    weights.assign(tf, session, seeded_values(made_shapes()))
+
+
+def published_outputs(images, preset):
+    """The published reference's graph, written down plainly on the variables that ssdvgg.predictions has made.
+
+    Returns:
+      [B, N, classes + 1 + 4], before softmax.
+    """
+    made = {variable.op.name: variable for variable in tf.global_variables()}
+
+    def conv(x, name, stride=1, padding='SAME'):
+        x = tf.nn.conv2d(x, made[name + '/filter'], [1, stride, stride, 1], padding)
+        return tf.nn.relu(x + made[name + '/biases'])
+
+    x = images - np.array([103.939, 116.779, 123.68], np.float32)
+    for block, count in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)):
+        for number in range(1, count + 1):
+            x = conv(x, 'conv%d_%d' % (block, number))
+        if block == 4:
+            maps = [made['l2_norm_conv4_3/scale'] * x / tf.sqrt(tf.reduce_sum(x * x, 3, keepdims=True) + 1e-12)]
+        x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'SAME') if block < 5 else tf.nn.max_pool(
+            x, [1, 3, 3, 1], [1, 1, 1, 1], 'SAME')
+    # A kernel of 3x3 with five zeros between its taps is one of 13x13.
+    spread = made['mod_conv6/filter']
+    for axis in (0, 1):
+        taps = [tf.pad(tap, [[0, 5 * (axis == 0 and place < 2)], [0, 5 * (axis == 1 and place < 2)], [0, 0], [0, 0]])
+                for place, tap in enumerate(tf.split(spread, 3, axis))]
+        spread = tf.concat(taps, axis)
+    x = tf.nn.relu(tf.nn.conv2d(x, spread, [1, 1, 1, 1], 'SAME') + made['mod_conv6/biases'])
+    x = conv(x, 'mod_conv7')
+    maps.append(x)
+    for layer in (8, 9, 10, 11) + ((12,) if preset == 'vgg512' else ()):
+        x = conv(x, 'conv%d_1' % layer)
+        if layer == 12:
+            x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        halves = layer in (8, 9) or (layer == 10 and preset == 'vgg512')
+        x = conv(x, 'conv%d_2' % layer, 2 if halves else 1, 'SAME' if halves else 'VALID')
+        maps.append(x)
+    outputs = []
+    for number, x in enumerate(maps):
+        kind = 0
+        while 'classifiers/classifier%d_%d/filter' % (number, kind) in made:
+            name = 'classifiers/classifier%d_%d/' % (number, kind)
+            y = tf.nn.conv2d(x, made[name + 'filter'], [1, 1, 1, 1], 'SAME') + made[name + 'biases']
+            outputs.append(tf.reshape(y, [-1, y.shape[1] * y.shape[2], y.shape[3]]))
+            kind += 1
+    return tf.concat(outputs, 1)
+
+
+# Other implementations of the paper's SSD300 have as many; in SSD512 the authors' conv12_2 is 4x4, the reference's 3x3.
+@smoke
+@pytest.mark.parametrize('preset, boxes, parameters', [('vgg300', 8732, 26285486), ('vgg512', 24564, 26959300)])
+def test_names_shapes_and_size_are_the_published_ones(preset, boxes, parameters):
+    side = ssdutils.PRESETS[preset].image_px
+    logits, offsets = ssdvgg.predictions(tf.zeros([2, side, side, 3], tf.uint8), ssdutils.PRESETS[preset], 20)
+    assert made_shapes() == expected_shapes(preset, 20)
+    assert sum(variable.shape.num_elements() for variable in tf.trainable_variables()) == parameters
+    assert logits.shape.as_list() == [2, boxes, 21] and offsets.shape.as_list() == [2, boxes, 4]
+    made = ssdvgg.result(logits, offsets)
+    assert made.name == 'result/result:0' and made.shape.as_list() == [2, boxes, 25]
+
+
+@pytest.mark.parametrize('preset', ['vgg300', 'vgg512'])
+def test_result_and_gradients_are_those_of_the_published_graph(preset):
+    side = ssdutils.PRESETS[preset].image_px
+    batch = np.random.RandomState(0).randint(0, 256, (1, side, side, 3)).astype(np.uint8)
+    logits, offsets = ssdvgg.predictions(tf.constant(batch), ssdutils.PRESETS[preset], 5)
+    expected = published_outputs(tf.constant(batch.astype(np.float32)), preset)
+    found = tf.concat([logits, offsets], 2)
+    direction = tf.constant(np.random.RandomState(1).normal(size=[1, len(ssdutils.default_boxes(
+        ssdutils.PRESETS[preset])), 10]).astype(np.float32))
+    variables = tf.trainable_variables()
+    fetches = [found, expected, ssdvgg.result(logits, offsets)]
+    if preset == 'vgg300':
+        fetches += [tf.gradients(tf.reduce_sum(scores * direction), variables) for scores in (found, expected)]
+    with tf.Session() as session:
+        start(session)
+        found, expected, result = session.run(fetches)[:3] if preset == 'vgg512' else session.run(fetches[:3])
+        by_found, by_expected = session.run(fetches[3:]) if preset == 'vgg300' else ([], [])
+    # Every map says something of its own, or an error in one would not be seen.
+    starts = np.cumsum([0] + [cells ** 2 * ssdutils.kinds(ssdutils.PRESETS[preset], number) for number, cells in
+                              enumerate(ssdutils.PRESETS[preset].map_cells)])
+    for first, last in zip(starts, starts[1:]):
+        assert expected[0, first:last].std() > 0.05
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    shares = np.exp(expected[..., :6] - expected[..., :6].max(-1, keepdims=True))
+    np.testing.assert_allclose(result[..., :6], shares / shares.sum(-1, keepdims=True), rtol=5e-3, atol=1e-4)
+    np.testing.assert_array_equal(result[..., 6:], found[..., 6:])
+    for variable, one, other in zip(variables, by_found, by_expected):
+        scale = np.abs(other).max()
+        assert scale > 0, variable.op.name
+        np.testing.assert_allclose(one, other, atol=0.02 * scale, rtol=0.02, err_msg=variable.op.name)
+
+
+# Rows of the result of seeded_values() and the image below; TensorFlow 2.21 and 1.15 agree on them.
+GOLDEN_ROWS = (0, 1444 * 3 + 700, 5776, 5776 + 361 * 5 + 180, 8000, 8600, 8700, 8731)
+GOLDEN = [
+    [0.1968, 0.4323, 0.3709, -0.3453, 0.0367, 0.6796, -0.4766],
+    [0.1750, 0.5633, 0.2617, -0.1614, -0.2398, -0.2715, -0.0015],
+    [0.7216, 0.0512, 0.2272, 0.0573, -0.3643, 0.2118, -0.6683],
+    [0.0020, 0.9907, 0.0073, 3.1709, -2.0695, -0.4802, 0.3777],
+    [0.0591, 0.0767, 0.8642, 3.0609, 0.0168, 3.8798, -1.9068],
+    [0.0317, 0.2716, 0.6967, 0.1061, 1.9760, -1.8441, -1.4830],
+    [0.1930, 0.7767, 0.0303, 3.7869, -0.7654, 0.6050, 3.1345],
+    [0.1576, 0.6168, 0.2256, -0.8475, 0.5898, 1.2754, -0.7956]]
+
+
+@smoke
+def test_golden_result():
+    image = np.random.RandomState(7).randint(0, 256, (1, 300, 300, 3)).astype(np.uint8)
+    result = ssdvgg.result(*ssdvgg.predictions(tf.constant(image), VGG300, 2))
+    with tf.Session() as session:
+        start(session)
+        found = session.run(result)[0, list(GOLDEN_ROWS)]
+    np.testing.assert_allclose(found, GOLDEN, rtol=2e-3, atol=1e-3)
+
+
+def test_an_image_is_judged_the_same_alone_in_company_and_nearly_in_bfloat16():
+    images = np.random.RandomState(0).randint(0, 256, (2, 300, 300, 3)).astype(np.float32)
+    results = [ssdvgg.result(*ssdvgg.predictions(tf.constant(images), VGG300, 3))]
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+        results += [ssdvgg.result(*ssdvgg.predictions(tf.constant(images[1:]), VGG300, 3, dtype))
+                    for dtype in (tf.float32, tf.bfloat16)]
+    with tf.Session() as session:
+        start(session)
+        together, alone, bfloat16 = session.run(results)
+    np.testing.assert_allclose(together[1:], alone, rtol=1e-3, atol=1e-3)
+    assert alone.std() > 0.1
+    assert np.abs(alone - bfloat16).max() < 0.1 * np.abs(alone).max() and not np.array_equal(alone, bfloat16)
+
+
+# Loss
+
+def loss_by_hand(logits, offsets, class_ids, targets):
+    """Equations 1 to 3 of the paper, one image and one box at a time."""
+    background = logits.shape[2] - 1
+    parts = []
+    for scores, found, ids, wanted in zip(logits.astype(float), offsets.astype(float), class_ids, targets):
+        entropy = np.array([np.log(np.exp(row - row.max()).sum()) + row.max() - row[one]
+                            for row, one in zip(scores, ids)])
+        matched = [box for box, one in enumerate(ids) if one != background]
+        others = sorted((entropy[box] for box, one in enumerate(ids) if one == background), reverse=True)
+        smooth = 0.0
+        for box in matched:
+            for difference in np.abs(found[box] - wanted[box]):
+                smooth += 0.5 * difference ** 2 if difference < 1 else difference - 0.5
+        count = max(len(matched), 1)
+        parts.append(((sum(entropy[box] for box in matched) + sum(others[:3 * len(matched)])) / count, smooth / count))
+    return np.mean(parts, 0)
+
+
+@smoke
+def test_loss_by_hand():
+    random = np.random.RandomState(3)
+    logits, offsets = random.normal(0, 3, (4, 40, 6)), random.normal(0, 2, (4, 40, 4))
+    targets, class_ids = random.normal(0, 2, (4, 40, 4)), np.full((4, 40), 5)
+    class_ids[0, [3, 9]], class_ids[1, 7], class_ids[3] = [0, 4], 2, random.randint(0, 5, 40)  # image 2 has no object,
+    class_ids[3, 5:] = np.where(random.rand(35) < 0.5, 5, class_ids[3, 5:])  # image 3 fewer negatives than three each
+    found = ssdvgg.losses(*map(tf.constant, (logits.astype(np.float32), offsets.astype(np.float32),
+                                             class_ids.astype(np.int32), targets.astype(np.float32))))
+    with tf.Session() as session:
+        found = session.run(found)
+    np.testing.assert_allclose(found, loss_by_hand(logits, offsets, class_ids, targets), rtol=1e-5)
+
+
+@smoke
+def test_loss_moves_towards_the_targets_only():
+    """The gradient reaches matched boxes and three negatives each, and no offset of the background."""
+    logits, offsets = tf.zeros([1, 30, 3]), tf.zeros([1, 30, 4])
+    class_ids = np.full((1, 30), 2, np.int32)
+    class_ids[0, 4] = 1
+    confidence, localisation = ssdvgg.losses(logits, offsets, tf.constant(class_ids), tf.ones([1, 30, 4]))
+    with tf.Session() as session:
+        by_logits, by_offsets = session.run(tf.gradients(confidence + localisation, [logits, offsets]))
+    assert np.flatnonzero(np.abs(by_offsets[0]).sum(1)).tolist() == [4] and (by_offsets[0, 4] < 0).all()
+    assert len(np.flatnonzero(np.abs(by_logits[0]).sum(1))) == 4 and by_logits[0, 4, 1] < 0
+    np.testing.assert_allclose(by_logits.sum(2), 0, atol=1e-6)
+
+
+# VGG-16
+
+@pytest.fixture
+def small_vgg(monkeypatch):
+    """VGG-16 with narrow layers, under the SavedModel's names: {name: array}."""
+    monkeypatch.setattr(weights, '_BLOCKS', ((4, 2), (4, 2), (6, 3), (8, 3), (8, 3)))
+    monkeypatch.setattr(weights, '_FC_CHANNELS', 16)
+    random = np.random.RandomState(0)
+    return {name: random.normal(size=shapes[0]).astype(np.float32) for name, shapes in weights._vgg16_shapes().items()}
+
+
+@smoke
+def test_vgg16_has_the_published_shapes_and_fits_the_network():
+    found = weights._vgg16_shapes()
+    for name, shape in vgg_shapes().items():
+        assert found.pop(name) == [tuple(shape)]
+    assert found == {'fc6/weights': [(7, 7, 512, 4096), (3, 3, 512, 1024)], 'fc6/biases': [(4096,), (1024,)],
+                     'fc7/weights': [(1, 1, 4096, 4096), (1, 1, 1024, 1024)], 'fc7/biases': [(4096,), (1024,)]}
+
+
+def as_npz(folder, arrays):
+    np.savez(str(folder / 'vgg.npz'), **arrays)
+    return folder / 'vgg.npz'
+
+
+def as_saved_model(folder, arrays):
+    """What tag and graph a SavedModel has does not matter: its variables are read."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name, array in arrays.items():
+            tf.get_variable(name, initializer=array)
+        session.run(tf.global_variables_initializer())
+        builder = tf.saved_model.Builder(str(folder / 'model' / 'vgg'))
+        builder.add_meta_graph_and_variables(session, ['vgg16'])
+        builder.save()
+    return folder / 'model'
+
+
+def as_keras(path, arrays, layout):
+    """An .h5 as Keras 1 (the published file), Keras 2 and 3 (whole model), or Keras 3 (.weights.h5) write it."""
+    import h5py
+    places = [name[:-len('/filter')] for name in arrays if name.endswith('/filter')]
+    with h5py.File(str(path), 'w') as file:
+        for count, place in enumerate(places + ['fc6', 'fc7', 'fc8']):
+            kernel, biases = (arrays.get(place + end, np.zeros([3] * (end != '/biases') + [2])) for end in (
+                '/weights' if place.startswith('fc') else '/filter', '/biases'))
+            if place.startswith('fc'):
+                kernel = kernel.reshape(-1, kernel.shape[-1])
+                name, number = {'fc6': 'fc1', 'fc7': 'fc2', 'fc8': 'predictions'}[place], count - len(places)
+            else:
+                name, number = 'block%s_conv%s' % tuple(place[4:].split('_')), count
+            kind = 'dense' if place.startswith('fc') else 'conv2d'
+            numbered = '%s_%d' % (kind, number) if number else kind
+            for which, array in enumerate((kernel, biases)):
+                file['%s' % {'keras1': '%s/%s_%s_1:0' % (name, name, 'Wb'[which]),
+                             'keras2': 'model_weights/%s/%s/%s:0' % (name, name, ('kernel', 'bias')[which]),
+                             'keras3': 'layers/%s/vars/%d' % (numbered, which)}[layout]] = array
+        if layout == 'keras2':
+            file['optimizer_weights/SGD/block1_conv1/kernel/momentum:0'] = np.zeros([3, 3, 3, 4])
+    return path
+
+
+@smoke
+@pytest.mark.parametrize('form', ['npz', 'SavedModel', 'keras1', 'keras2', 'keras3'])
+def test_vgg16_is_read_from_every_format(form, small_vgg, tmp_path):
+    if form == 'npz':
+        path = as_npz(tmp_path, dict(small_vgg, extra=np.zeros(1)))
+    else:
+        path = as_saved_model(tmp_path, dict(small_vgg, extra=np.zeros(1, np.float32))) if form == 'SavedModel' else (
+            as_keras(tmp_path / 'vgg.h5', small_vgg, form))
+    found, unused = weights.read_vgg16(str(path))
+    assert [name for name in unused if 'extra' in name or 'predictions' in name or 'dense_2' in name] == unused
+    assert len(unused) == (1 if form in ('npz', 'SavedModel') else 2)
+    for name, array in small_vgg.items():
+        if name.startswith('conv'):  # all formats have BGR, as this network: nothing is turned round
+            np.testing.assert_array_equal(found.pop(name), array)
+    fc6, fc7 = found['mod_conv6/filter'], found['mod_conv7/filter']
+    assert fc6.shape == (3, 3, 8, 4) and fc7.shape == (1, 1, 4, 4) and fc6.dtype == np.float32
+    for row in range(3):
+        for column in range(3):
+            for channel in range(4):
+                np.testing.assert_array_equal(fc6[row, column, :, channel],
+                                              small_vgg['fc6/weights'][3 * row, 3 * column, :, 4 * channel])
+    for one in range(4):
+        for other in range(4):
+            assert fc7[0, 0, one, other] == small_vgg['fc7/weights'][0, 0, 4 * one, 4 * other]
+        assert found['mod_conv6/biases'][one] == small_vgg['fc6/biases'][4 * one]
+        assert found['mod_conv7/biases'][one] == small_vgg['fc7/biases'][4 * one]
+    assert sorted(found) == ['mod_conv6/biases', 'mod_conv6/filter', 'mod_conv7/biases', 'mod_conv7/filter']
+
+
+@smoke
+def test_decimated_layers_are_taken_as_they_are(small_vgg, tmp_path):
+    random = np.random.RandomState(1)
+    small = {'fc6/weights': (3, 3, 8, 4), 'fc6/biases': (4,), 'fc7/weights': (1, 1, 4, 4), 'fc7/biases': (4,)}
+    small = {name: random.normal(size=shape) for name, shape in small.items()}
+    found, _ = weights.read_vgg16(str(as_npz(tmp_path, dict(small_vgg, **small))))
+    for name, array in small.items():
+        ours = name.replace('fc', 'mod_conv').replace('weights', 'filter')
+        np.testing.assert_array_equal(found[ours], array.astype(np.float32))
+
+
+def complaint(path):
+    with pytest.raises(DataError) as error:
+        weights.read_vgg16(str(path))
+    assert str(error.value).count('\n') == 0
+    return str(error.value)
+
+
+@smoke
+def test_another_file_than_vgg16_is_named(small_vgg, tmp_path):
+    assert 'no such file' in complaint(tmp_path / 'none')
+    (tmp_path / 'notes.txt').write_text('x')
+    assert 'another file' in complaint(tmp_path / 'notes.txt')
+    assert 'variables/variables.index; found none' in complaint(tmp_path)
+    for name in ('bad.npz', 'bad.h5'):
+        (tmp_path / name).write_bytes(b'not one')
+        assert name in complaint(tmp_path / name)
+    np.savez(str(tmp_path / 'pickled.npz'), **dict(small_vgg, extra=np.array([{}], object)))
+    assert 'plain arrays' in complaint(tmp_path / 'pickled.npz')
+    without_top = {name: array for name, array in small_vgg.items() if not name.startswith('fc')}
+    assert 'found no fc6/biases, no fc6/weights, no fc7/biases, no fc7/weights' in complaint(
+        as_npz(tmp_path, without_top))
+    wrong = dict(small_vgg, **{'conv3_1/filter': np.zeros([6, 4, 3, 3], np.float32)})
+    assert 'array conv3_1/filter of shape [3, 3, 4, 6]; found shape [6, 4, 3, 3]' in complaint(as_npz(tmp_path, wrong))
+    whole = as_saved_model(tmp_path, small_vgg) / 'vgg' / 'variables'
+    with open(str(whole / 'variables.data-00000-of-00001'), 'r+b') as file:
+        file.truncate(100)
+    assert 'whole variables of a SavedModel' in complaint(whole.parent)
+
+
+def test_starting_weights_reach_the_network(small_vgg, monkeypatch):
+    ssdvgg.predictions(tf.zeros([1, 300, 300, 3], tf.uint8), VGG300, 2)
+    monkeypatch.undo()  # real widths
+    shapes = {name: wanted[-1] for name, wanted in weights._vgg16_shapes().items()}
+    values = {name.replace('fc', 'mod_conv').replace('/weights', '/filter'): np.full(shape, number, np.float32)
+              for number, (name, shape) in enumerate(shapes.items(), 1)}
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        weights.assign(tf, session, values)
+        made = {variable.op.name: variable for variable in tf.global_variables()}
+        for name, array in session.run({name: made[name] for name in values}).items():
+            np.testing.assert_array_equal(array, values[name])
+        assert session.run(made['conv8_1/filter']).std() > 0
+
+
+# Checkpoints
+
+def write_checkpoint(folder, preset, classes, **more):
+    """A checkpoint with the published names and what the reference leaves in it besides."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        shapes = expected_shapes(preset, classes)
+        values = dict({name: np.full(shape, number, np.float32) for number, (name, shape) in enumerate(shapes.items())},
+                      **more)
+        variables = [tf.get_variable(name, initializer=value) for name, value in values.items()]
+        session.run(tf.global_variables_initializer())
+        return tf.train.Saver(variables).save(session, str(folder / 'final.ckpt'), write_meta_graph=False), values
+
+
+@smoke
+def test_a_published_checkpoint_loads_by_name(tmp_path, runtime):
+    more = {'fc6/weights': np.zeros(3, np.float32), 'conv1_1/filter/Momentum': np.zeros(3, np.float32),
+            'learning_rate/global_step': np.int32(7)}
+    prefix, values = write_checkpoint(tmp_path, 'vgg300', 4, **more)
+    assert weights.find(str(prefix)) == (str(prefix), {})
+    assert weights.class_names(tf, prefix) == ['class 0', 'class 1', 'class 2', 'class 3']
+    ssdvgg.predictions(tf.zeros([1, 300, 300, 3], tf.uint8), VGG300, 4)
+    made = {variable.op.name: variable for variable in tf.global_variables()}
+    with tf.Session() as session:
+        weights.restore(runtime, session, prefix, 'vgg300')
+        for name, found in session.run(made).items():
+            np.testing.assert_array_equal(found, values[name])
+        with open(prefix + '.data-00000-of-00001', 'r+b') as file:
+            file.truncate(1000)
+        with pytest.raises(DataError, match='final.ckpt: expected a whole checkpoint'):
+            weights.restore(runtime, session, prefix, 'vgg300')
+
+
+@smoke
+@pytest.mark.parametrize('stored, classes, wanted, told', [
+    ('vgg512', 2, 'vgg300', 'variable classifiers/classifier4_4/biases, which vgg300 does not have'),
+    ('vgg300', 2, 'vgg512', 'variable classifiers/classifier4_4/biases of shape [7]; found no such variable'),
+    ('vgg300', 3, 'vgg300', 'variable classifiers/classifier0_0/biases of shape [7]; found shape [8]')])
+def test_a_checkpoint_of_another_network_is_named(stored, classes, wanted, told, tmp_path, runtime):
+    prefix, _ = write_checkpoint(tmp_path, stored, classes)
+    preset = ssdutils.PRESETS[wanted]
+    ssdvgg.predictions(tf.zeros([1, preset.image_px, preset.image_px, 3], tf.uint8), preset, 2)
+    with tf.Session() as session:
+        with pytest.raises(DataError) as error:
+            weights.restore(runtime, session, prefix, wanted)
+    assert told in str(error.value)
+
+
+@smoke
+def test_a_checkpoint_says_its_preset():
+    assert weights.preset_of('p', {'preset': 'vgg512'}, None) == 'vgg512'
+    assert weights.preset_of('p', {}, None) == 'vgg300' and weights.preset_of('p', {}, 'vgg512') == 'vgg512'
+    with pytest.raises(DataError, match='--preset: expected vgg512, which p was trained with; found vgg300'):
+        weights.preset_of('p', {'preset': 'vgg512'}, 'vgg300')

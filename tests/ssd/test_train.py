@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""train.py, infer.py, export_model.py, detect.py and the scripts as a user runs them; mostly with a toy network."""
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from conftest import ROOT
+
+FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
+sys.path.insert(0, FOLDER)
+import detect  # noqa: E402
+import export_model  # noqa: E402
+import infer  # noqa: E402
+import train  # noqa: E402
+
+smoke = pytest.mark.smoke
+TINY = ['--preset=tiny', '--batch_size=4', '--log_every=1', '--num_workers=1']
+
+
+def start(command, **kwargs):
+    environment = dict(os.environ, PYTHON=sys.executable)
+    for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'PYTHONPATH', 'CALLED_FROM'):
+        environment.pop(name, None)
+    environment.update(kwargs.pop('env', {}))
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            **kwargs)
+
+
+def finish(command, **kwargs):
+    process = start(command, **kwargs)
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+@pytest.fixture
+def toy(monkeypatch, capsys):
+    """Runs a program of the folder with the toy network in this process: (exit code, what it said)."""
+    tiny.install(monkeypatch.setitem, monkeypatch.setattr)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(program, *words):
+        capsys.readouterr()
+        code = program.main(list(words))
+        return code, ''.join(capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def train_command(data, output, *words):
+    return [sys.executable, '-u', tiny.__file__, 'train.py', '--data_path=%s' % data,
+            '--output_path=%s' % output] + TINY + list(words)
+
+
+def own_words(data, output, *words):
+    """Flags for train.py in this process, which makes its batches itself."""
+    return ['--data_path=%s' % data, '--output_path=%s' % output] + TINY + ['--num_workers=0'] + list(words)
+
+
+def weights_of(prefix):
+    import tensorflow.compat.v1 as tf
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def interrupt(process, after, number):
+    """Sends a signal once a line of the process holds `after`; returns all it said."""
+    said = ''
+    for line in process.stdout:
+        said += line
+        if after in line:
+            process.send_signal(number)
+            break
+    return said + process.communicate(timeout=120)[0]
+
+
+def event(said, name):
+    """Fields of the last [name] line."""
+    from common import logparse
+    return [fields for found, fields in filter(None, map(logparse.parse_line, said.splitlines())) if found == name][-1]
+
+
+def processed(tree, folder):
+    import process_dataset
+    return process_dataset.process(str(tree), str(folder))
+
+
+@pytest.fixture(scope='session')
+def tree(tmp_path_factory):
+    """A folder with a drawn VOCdevkit, 10 + 11 images."""
+    from common import sampledata
+    folder = tmp_path_factory.mktemp('drawn') / 'voc'
+    sampledata.draw_voc(str(folder), train=10, test=11)
+    return str(folder)
+
+
+@pytest.fixture(scope='session')
+def data(tree, tmp_path_factory):
+    """The same, processed."""
+    return processed(tree, tmp_path_factory.mktemp('processed') / 'voc')
+
+
+@pytest.fixture(scope='session')
+def trained(data, tmp_path_factory):
+    """(run folder, what the run said) of three steps."""
+    folder = tmp_path_factory.mktemp('trained') / 'run'
+    code, said = finish(train_command(data, folder, '--train_steps=3', '--lr-values=0.0005', '--lr-boundaries='),
+                        cwd=FOLDER)
+    assert code == 0, said
+    return str(folder), said
+
+
+# Flags
+
+@smoke
+def test_the_documented_defaults():
+    parsed = train.parse_args([])
+    assert (parsed.name, parsed.epochs, parsed.batch_size, parsed.save_every) == ('ckpt', 200, 8, 200)
+    assert (parsed.lr_values, parsed.lr_boundaries) == ([0.00075, 0.0001, 0.00001], [320000, 400000])
+    assert (parsed.momentum, parsed.weight_decay, parsed.resume, parsed.num_workers) == (0.9, 0.0005, 'auto', None)
+    assert (parsed.precision_mode, parsed.over_dump, parsed.data_dump_flag, parsed.data_dump_step, parsed.profiling,
+            parsed.data_dump_path) == ('allow_fp32_to_fp16', False, False, '10', False, '/home/HwHiAiUser')
+    assert (parsed.preset, parsed.optimizer, parsed.schedule, parsed.warmup_steps, parsed.augment) == (
+        'vgg300', 'momentum', 'steps', 0, True)
+    assert parsed.output_path == os.path.join(FOLDER, 'test', 'output', os.environ.get('ASCEND_DEVICE_ID', '0'))
+
+
+@smoke
+def test_every_documented_flag_is_accepted(tmp_path):
+    parsed = train.parse_args(
+        ('--data_path=d --name=mine --epochs=3 --batch-size=4 --checkpoint-interval=7 --lr-values=0.1;0.01 '
+         '--lr-boundaries=5 --momentum=0.8 --weight-decay=1e-3 --continue-training=True --num-workers=2 '
+         '--precision_mode=allow_mix_precision --over_dump=True --data_dump=True --data_dump_step=5 --profiling=True '
+         '--dump_path=%s' % tmp_path).split())
+    assert (parsed.name, parsed.epochs, parsed.batch_size, parsed.save_every) == ('mine', 3, 4, 7)
+    assert (parsed.lr_values, parsed.lr_boundaries) == ([0.1, 0.01], [5])
+    assert (parsed.momentum, parsed.weight_decay) == (0.8, 1e-3)
+    assert (parsed.resume, parsed.num_workers, parsed.over_dump, parsed.data_dump_flag) == ('True', 2, True, True)
+    assert (parsed.data_dump_step, parsed.profiling, parsed.data_dump_path) == ('5', True, str(tmp_path))
+    assert train.parse_args(['--continue_training=False', '--data_dump_flag=True']).resume == 'auto'
+    assert train.parse_args(['--continue-training']).resume == 'True'
+    assert train.parse_args(['--save_every=9', '--no_augment']).save_every == 9
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--lr-values=0.1;0.01'], 'found 2 rates for 2 boundaries'), (['--lr-values=0.1;x;0.01'], "found 'x'"),
+    (['--lr-boundaries=400000;320000'], 'found 400000;320000, expected rising'),
+    (['--lr-boundaries=0;5'], "found '0'"), (['--name=a/b'], '--output_path'), (['--momentum=1'], 'below 1'),
+    (['--preset=vgg400'], "'vgg300'"), (['--continue-training=maybe'], 'True or False'),
+    (['--batchsize=8'], "did you mean '--batch_size'"), (['--optimizer=sgd'], "'momentum'")])
+def test_a_bad_flag_is_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.parse_args(words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count('\n') == 1
+
+
+@smoke
+def test_importing_has_no_effect_and_help_needs_no_tensorflow():
+    code = ('import sys, train, infer, export_model, detect, weights, process_dataset, data_queue, training_data; '
+            'print([m for m in ("tensorflow", "npu_bridge", "h5py") if m in sys.modules])')
+    assert finish([sys.executable, '-c', code], cwd=FOLDER)[1].strip().endswith('[]')
+    for script in ('train.py', 'infer.py', 'export_model.py', 'detect.py', 'process_dataset.py'):
+        code, said = finish([sys.executable, script, '--help'], cwd=FOLDER)
+        assert code == 0 and 'usage: ' + script in said, said
+
+
+@smoke
+def test_the_rate():
+    def rates(words, steps, total=100):
+        parsed = train.parse_args(words.split())
+        return [train.learning_rate(step, total, parsed) for step in steps]
+    assert rates('--lr-values=0.3;0.2;0.1 --lr-boundaries=10;20', [0, 9, 10, 19, 20]) == [0.3, 0.3, 0.2, 0.2, 0.1]
+    assert rates('', [319999, 320000, 400000]) == [0.00075, 0.0001, 0.00001]
+    warmed = rates('--warmup_steps=4 --lr-values=0.4 --lr-boundaries=', [0, 1, 3, 4])
+    assert warmed == pytest.approx([0.1, 0.2, 0.4, 0.4])
+    cosine = rates('--schedule=cosine --warmup_steps=10 --lr-values=0.4 --lr-boundaries=', [9, 10, 55, 99], 100)
+    assert cosine[:3] == pytest.approx([0.4, 0.4, 0.2]) and 0 < cosine[3] < 0.001
+
+
+def test_workers_follow_the_cores_that_a_rank_has(monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 16)
+    for mine, ranks, wanted in ((16, 1, 16), (16, 4, 4), (2, 8, 2), (16, 32, 1)):
+        monkeypatch.setattr(os, 'sched_getaffinity', lambda _, mine=mine: set(range(mine)), raising=False)
+        assert train.num_workers(train.parse_args([]), ranks) == wanted
+    assert train.num_workers(train.parse_args(['--num-workers=0']), 1) == 0
+
+
+# A run and what it leaves
+
+def test_the_script_from_a_voc_tree_to_the_documented_block(tree, tmp_path):
+    """With the real network: one step of one image, one evaluation."""
+    root = tmp_path / 'zoo'  # a tree is processed below the model folder
+    root.mkdir()
+    folder = root / 'SSD-VGG_ID1619_for_TensorFlow'
+    shutil.copytree(os.path.join(ROOT, 'common'), str(root / 'common'))
+    shutil.copytree(FOLDER, str(folder), ignore=shutil.ignore_patterns('output*', 'data'))
+    code, said = finish(['bash', str(folder / 'test' / 'train_performance_1p.sh'), '--data_path=%s' % tree,
+                         '--output_path=run', '--train_steps=1', '--batch-size=1', '--eval_images=2',
+                         '--num-workers=0'], cwd=str(tmp_path))
+    assert code == 0, said
+    for line in ('Final Performance images/sec : ', 'Final Performance sec/step : ', 'E2E Training Duration sec : '):
+        assert line in said
+    accuracy = said.split('Final Train Accuracy : ')[1].split()[0]
+    assert accuracy == '%.4f' % float(event(said, 'eval')['map']) and event(said, 'eval')['images'] == '2'
+    assert event(said, 'run')['parameters'] == '26285486' and 'learns from scratch' in said
+    case = 'SSD-VGG_ID1619_for_TensorFlow_bs1_1p_perf'
+    for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
+                 case + '.log', case + '_loss.txt'):
+        assert (tmp_path / 'run' / name).exists(), name
+    assert os.listdir(str(folder / 'data' / 'prepared')) and sorted(os.listdir(tree)) == ['VOCdevkit', 'sample.json']
+
+
+@smoke
+def test_from_a_checkpoint_to_figures_export_and_detections(data, trained, tmp_path, toy):
+    run, said = trained
+    wanted = event(said, 'eval')
+    described = json.load(open(os.path.join(data, 'dataset.json')))
+    counts = described['splits']['valid']['per_class']
+    assert wanted['images'] == '11' and wanted['confidence'] == '0.01' and wanted['set'] == 'valid'
+    assert int(wanted['objects']) == sum(counts['objects']) - sum(counts['difficult'])
+    assert event(said, 'train')['confidence_loss'] and event(said, 'train')['localisation_loss']
+    assert event(said, 'done')['map'] == wanted['map'] and int(event(said, 'done')['peak_rss_mb']) > 0
+
+    # 3 divides 11 as little as 8 does: every image counts once, whatever the last batch is filled up with.
+    code, found = toy(infer, '--checkpoint=%s' % run, '--best', '--data_path=%s' % data, '--batch_size=3',
+                      '--pictures=2', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'))
+    assert code == 0, found
+    again = event(found, 'eval')
+    for key in ('step', 'images', 'objects'):
+        assert again[key] == wanted[key]
+    for key in ('map', 'map_area'):
+        assert float(again[key]) == pytest.approx(float(wanted[key]), abs=1e-4)
+    assert 'AP (11-point)' in found and 'tvmonitor' in found
+    files = glob.glob(str(tmp_path / 'infer' / 'comp4_det_test_*.txt'))
+    assert len(files) == 20
+    lines = [[os.path.basename(path)[len('comp4_det_test_'):-len('.txt')]] + line.split()
+             for path in files for line in open(path)]
+    assert lines and len({line[1] for line in lines}) <= 11 and all(float(line[2]) > 0.01 for line in lines)
+    assert len(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == 2
+    code, few = toy(infer, '--checkpoint=%s' % run, '--data_path=%s' % data, '--eval_set=train', '--eval_images=3',
+                    '--output_path=%s' % (tmp_path / 'few'))
+    assert code == 0 and event(few, 'eval')['images'] == '3' and event(few, 'eval')['set'] == 'train', few
+
+    code, exported = toy(export_model, '--checkpoint=%s' % run, '--export_dir=%s' % (tmp_path / 'export'))
+    assert code == 0, exported
+    code, again = toy(export_model, '--checkpoint=%s' % run, '--export_dir=%s' % (tmp_path / 'export'))
+    assert code == 1 and 'expected a new folder' in again and 'Traceback' not in again
+    check_export(tmp_path / 'export', run)
+
+    images = [os.path.join(described['root'], 'VOC2007', 'JPEGImages', image_id + '.jpg')
+              for image_id in sorted({line[1] for line in lines})[:3]]
+    (tmp_path / 'bad.jpg').write_bytes(b'no picture')
+    results = []
+    for model in ('export', 'export/saved_model', 'export/frozen_graph.pb'):
+        out = tmp_path / ('out%d' % len(results))
+        code, said = toy(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % out, '--confidence=0.02',
+                         '--batch_size=2', str(tmp_path / 'bad.jpg'), str(tmp_path / 'none.jpg'), *images)
+        assert code == 1 and 'bad.jpg: found no image' in said and 'none.jpg: No such file' in said, said
+        results.append(json.loads((out / 'detections.json').read_text()))
+        assert sorted(os.listdir(str(out))) == [os.path.basename(image) for image in images] + ['detections.json']
+    assert results[0] == results[2] and [one['image'] for one in results[0]] == images
+    for one, other in zip(results[0], results[1]):
+        assert [each['class'] for each in one['detections']] == [each['class'] for each in other['detections']]
+        for each in one['detections']:
+            left, top, right, bottom = each['box_xyxy_px']
+            assert 0 <= left <= right <= one['width_px'] and 0 <= top <= bottom <= one['height_px']
+            assert 0.02 < each['confidence'] <= 1
+        # The result files say the same; their pixels count from 1.
+        image_id = os.path.splitext(os.path.basename(one['image']))[0]
+        filed = max((float(line[2]), line[0], line[3:]) for line in lines if line[1] == image_id)
+        mine = max((each['confidence'], each['class'], each['box_xyxy_px']) for each in one['detections'])
+        assert mine[1] == filed[1] and mine[0] == pytest.approx(filed[0], abs=1e-3)
+        np.testing.assert_allclose(mine[2], np.float64(filed[2]) - [1, 1, 0, 0], atol=0.2)
+
+
+def check_export(folder, run):
+    """Both forms have the documented tensors, and they compute what the checkpoint says."""
+    import tensorflow.compat.v1 as tf
+    tf.disable_v2_behavior()
+    description = json.loads((folder / 'model.json').read_text())
+    assert description['preset'] == 'tiny' and len(description['classes']) == 20
+    assert np.load(str(folder / 'default_boxes_cxcywh.npy')).shape == (372, 4)
+    pixels, found = np.random.RandomState(0).randint(0, 256, (2, 64, 64, 3)), []
+    with tf.Graph().as_default(), tf.Session() as session:
+        loaded = tf.saved_model.loader.load(session, ['serve'], str(folder / 'saved_model'))
+        signature = loaded.signature_def['serving_default']
+        assert signature.inputs['image_input'].name == 'image_input:0'
+        assert signature.outputs['result'].name == 'result/result:0'
+        found.append(session.run('result/result:0', {'image_input:0': pixels}))
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.import_graph_def(tf.GraphDef.FromString((folder / 'frozen_graph.pb').read_bytes()), name='')
+        found.append(session.run('result/result:0', {'image_input:0': pixels.astype(np.float32)}))
+    for result in found:
+        assert result.shape == (2, 372, 25)
+        np.testing.assert_allclose(result[..., :21].sum(-1), 1, rtol=1e-4)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    stored = weights_of(glob.glob(os.path.join(run, 'ckpt', 'step-*', 'model.index'))[-1][:-len('.index')])
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.saved_model.loader.load(session, ['serve'], str(folder / 'saved_model'))
+        names = {variable.op.name: variable for variable in tf.global_variables()}
+        assert len(names) > 60
+        for name, value in session.run(names).items():
+            np.testing.assert_array_equal(value, stored[name])
+
+
+def test_four_steps_are_two_and_a_kill_and_two(data, tmp_path):
+    words = ['--train_steps=4', '--warmup_steps=2']
+    code, said = finish(train_command(data, tmp_path / 'whole', *words), cwd=FOLDER)
+    assert code == 0, said
+    command = train_command(data, tmp_path / 'killed', '--checkpoint-interval=2', *words)
+    said = interrupt(start(command, cwd=FOLDER), '[save] step=2', signal.SIGKILL)
+    assert '[done]' not in said
+    code, said = finish(command, cwd=FOLDER)
+    assert code == 0 and event(said, 'run')['first_step'] == '2', said
+    whole = weights_of(tmp_path / 'whole' / 'ckpt' / 'step-00000004' / 'model')
+    resumed = weights_of(tmp_path / 'killed' / 'ckpt' / 'step-00000004' / 'model')
+    assert sorted(whole) == sorted(resumed) and len(whole) > 120
+    assert [name for name in whole if name.endswith('Momentum')]
+    different = [name for name in whole if not np.array_equal(whole[name], resumed[name])]
+    assert not different, different[:5]
+
+
+def test_sigterm_saves_and_other_flags_do_not_continue_it(data, tmp_path):
+    command = train_command(data, tmp_path / 'run', '--train_steps=100000', '--name=mine')
+    process = start(command, cwd=FOLDER)
+    said = interrupt(process, '[train] step=2', signal.SIGTERM)
+    assert process.returncode == 143, said
+    saved = int(said.split('[save] step=')[-1].split()[0])
+    folder = tmp_path / 'run' / 'mine'
+    assert saved >= 2 and weights_of(folder / ('step-%08d' % saved) / 'model')['global_step'] == saved
+    before = sorted(os.listdir(str(folder)))
+    code, said = finish(command + ['--weight_decay=1e-3'], cwd=FOLDER)
+    assert code == 1 and '--weight_decay: expected 0.0005 as in the unfinished run' in event(said, 'fail')['message']
+    assert sorted(os.listdir(str(folder))) == before
+    import weights
+    for path in (tmp_path / 'run', folder, folder / ('step-%08d' % saved)):
+        assert weights.find(str(path))[1]['step'] == saved
+
+
+@smoke
+def test_synthetic_with_adam_clipping_and_cosine(tmp_path, toy):
+    code, said = toy(train, '--synthetic', '--output_path=%s' % (tmp_path / 'run'), '--train_steps=4',
+                     '--optimizer=adam', '--clip_norm=1', '--schedule=cosine', '--lr-values=0.01', '--lr-boundaries=',
+                     '--precision_mode=allow_mix_precision', *TINY)
+    assert code == 0 and '[eval]' not in said, said
+    losses = [float(line.split(' loss=')[1].split()[0]) for line in said.splitlines() if '[train]' in line]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert 'lr=0.01' in said and float(event(said, 'train')['lr']) < 0.002
+    assert [name for name in weights_of(tmp_path / 'run' / 'ckpt' / 'step-00000004' / 'model') if 'Adam' in name]
+
+
+def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(toy):
+    """One plain step (no momentum yet, rate 1) moves each weight by minus its gradient."""
+    from common.runtime import Runtime
+    moves = []
+    for words in ([], ['--weight_decay=0.5'], ['--clip_norm=0.125']):
+        parsed = train.parse_args(TINY + ['--synthetic', '--weight_decay=0', '--device=cpu'] + words)
+        runtime = Runtime(parsed)
+        graph = train.build_graph(runtime, parsed, train.SYNTHETIC_CLASSES, False)
+        batch = train.synthetic_batch(parsed)
+        variables = {variable.op.name: variable for variable in runtime.tf.trainable_variables()}
+        with runtime.tf.Session() as session:
+            session.run(runtime.tf.global_variables_initializer())
+            before = session.run(variables)
+            session.run(graph.update, dict(zip((graph.images, graph.class_ids, graph.offsets, graph.rate),
+                                               batch + (1.0,))))
+            after = session.run(variables)
+        moves.append({name: before[name].astype(float) - after[name] for name in before})
+    plain, decayed, clipped = moves
+    for name, value in before.items():
+        share = 0.5 * value if name.endswith('/filter') else 0 * value
+        scale = np.abs(plain[name]).max()
+        np.testing.assert_allclose(decayed[name] - plain[name], share, atol=1e-4 * scale + 1e-5, err_msg=name)
+    length, short = (np.sqrt(sum((move ** 2).sum() for move in one.values())) for one in (plain, clipped))
+    assert length > 1 and short == pytest.approx(0.125, rel=0.01)
+    for name in plain:
+        np.testing.assert_allclose(clipped[name] / short, plain[name] / length, atol=1e-3, err_msg=name)
+
+
+def test_a_run_starts_from_another_one_and_from_a_published_checkpoint(data, trained, tmp_path, toy):
+    """From ours with momentum and step, from the reference's with its weights alone."""
+    import tensorflow.compat.v1 as tf
+    prefix = glob.glob(os.path.join(trained[0], 'ckpt', 'step-*', 'model.index'))[-1][:-len('.index')]
+    code, said = toy(train, *own_words(data, tmp_path / 'ours', '--train_steps=4', '--resume=%s' % trained[0]))
+    assert code == 0 and event(said, 'run')['first_step'] == '3' and event(said, 'run')['start'] == prefix, said
+    stored = {name: value for name, value in weights_of(prefix).items()
+              if name.split('/')[-1] in ('filter', 'biases', 'scale')}
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.get_variable(name, initializer=value) for name, value in stored.items()]
+        session.run(tf.global_variables_initializer())
+        published = tf.train.Saver(variables).save(session, str(tmp_path / 'final.ckpt'))
+    code, said = toy(train, *own_words(data, tmp_path / 'published', '--train_steps=1', '--resume=%s' % published,
+                                       '--lr-values=1e-37', '--lr-boundaries='))
+    assert code == 0 and event(said, 'run')['first_step'] == '0' and 'from scratch' not in said, said
+    after = weights_of(tmp_path / 'published' / 'ckpt' / 'step-00000001' / 'model')
+    for name, value in stored.items():
+        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-30)
+
+
+def test_learning_images_by_heart_evaluates_them(data, tmp_path, toy):
+    code, said = toy(train, *own_words(data, tmp_path / 'run', '--train_images=3', '--eval_set=train', '--epochs=2',
+                                       '--no_augment', '--eval_every=1', '--batch_size=2'))
+    assert code == 0, said
+    assert event(said, 'run')['images'] == '3' and event(said, 'run')['steps'] == '4'
+    assert event(said, 'eval')['set'] == 'train' and event(said, 'eval')['images'] == '3'
+    assert said.count('[eval]') == 2 and '[eval] step=2 epoch=1.000' in said
+    best = json.loads((tmp_path / 'run' / 'ckpt' / 'best.json').read_text())
+    assert best['metric'] >= 0
+
+
+# Bad input
+
+def failure(capsys, *words):
+    assert train.main(list(words)) == 1
+    line, = [line for line in capsys.readouterr().out.splitlines() if '[fail]' in line]
+    assert 'expected' in line and 'found' in line
+    return line
+
+
+@pytest.mark.parametrize('words, told', [
+    (['--data_path=none'], 'no such folder'), (['--data_path=empty'], 'in it: nothing'),
+    (['--vgg_dir=none'], 'SavedModel'), (['--resume=none'], 'no whole checkpoint'),
+    (['--continue-training=True'], 'an unfinished run, because of --resume=True')])
+def test_what_is_missing_is_one_sentence_and_the_run_folder_stays(words, told, data, tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    words = [word if '=T' in word else word.replace('=', '=%s/' % tmp_path) for word in words]
+    assert told in failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'), *words)
+    assert not (tmp_path / 'out' / 'flags.json').exists()
+
+
+@smoke
+def test_a_checkpoint_of_other_classes_or_preset_is_refused(data, trained, tmp_path, capsys, toy):
+    line = failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'), '--resume=' + trained[0])
+    assert '--preset: expected tiny, which ' in line and 'found vgg300' in line
+    description = json.load(open(os.path.join(data, 'dataset.json')))
+    shutil.copytree(data, str(tmp_path / 'other'))
+    description['classes'][3] = 'ship'
+    (tmp_path / 'other' / 'dataset.json').write_text(json.dumps(description))
+    for program, words in ((train, TINY + ['--resume=' + trained[0]]), (infer, ['--checkpoint=' + trained[0]])):
+        code, said = toy(program, '--data_path=%s' % (tmp_path / 'other'), '--output_path=%s' % (tmp_path / 'out'),
+                         *words)
+        assert code == 1 and 'class 3' in said and 'boat' in said and 'ship' in said, said
+
+
+def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, toy):
+    code, said = toy(train, *own_words(data, tmp_path / 'run', '--train_steps=60', '--save_every=1', '--lr-values=1e30',
+                                       '--lr-boundaries='))
+    message = event(said, 'fail')['message']
+    assert code == 1 and message.split(' loss at step ')[0] in ('confidence', 'localisation')
+    assert 'expected a finite number' in message
+    newest = message.split('last whole checkpoint is ')[1].split(';')[0]
+    assert newest == 'none yet' or os.path.exists(newest + '.index')
+
+
+def test_an_image_that_is_gone_stops_training_with_its_name(tree, tmp_path, toy):
+    """Also when a worker notices: then with its traceback."""
+    shutil.copytree(os.path.join(tree, 'VOCdevkit'), str(tmp_path / 'VOCdevkit'))
+    data = processed(tmp_path, tmp_path / 'processed')
+    process = start(train_command(data, tmp_path / 'run', '--train_steps=100000'), cwd=FOLDER)
+    said = ''
+    for line in process.stdout:
+        said += line
+        if '[train] step=1 ' in line:
+            for path in glob.glob(str(tmp_path / 'VOCdevkit' / 'VOC2007' / 'JPEGImages' / '*')):
+                os.remove(path)
+            break
+    said += process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and 'Traceback' in said, said
+    for each in (said, toy(train, *own_words(data, tmp_path / 'again', '--train_steps=5'))[1]):
+        assert '.jpg: expected an image; found No such file' in event(each, 'fail')['message']
+
+
+@smoke
+def test_a_model_that_is_none_is_named(tmp_path, toy):
+    image = str(tmp_path / 'a.jpg')
+    (tmp_path / 'frozen_graph.pb').write_bytes(b'\xff\xff\xffnothing')
+    for model, told in (('none', 'frozen_graph.pb or saved_model/; found neither'), ('', 'model.json'),
+                        ('frozen_graph.pb', 'model.json')):
+        code, said = toy(detect, '--model=%s' % (tmp_path / model), image)
+        assert code == 1 and told in event(said, 'fail')['message'], said
+    (tmp_path / 'model.json').write_text(json.dumps({'preset': 'vgg300', 'classes': ['cat'], 'input': 'image_input:0',
+                                                     'output': 'result/result:0'}))
+    (tmp_path / 'saved_model').mkdir()
+    (tmp_path / 'saved_model' / 'saved_model.pb').write_bytes(b'\xff\xff\xffnothing')
+    for model in ('frozen_graph.pb', 'saved_model'):
+        code, said = toy(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % (tmp_path / 'out'), image)
+        assert code == 1 and model + ': expected' in event(said, 'fail')['message'], said
+    (tmp_path / 'frozen_graph.pb').write_bytes(b'')  # a graph without anything
+    code, said = toy(detect, '--model=%s' % tmp_path, '--output_path=%s' % (tmp_path / 'out'), image)
+    assert code == 1 and 'expected an exported model with image_input:0' in event(said, 'fail')['message'], said
+
+
+@pytest.mark.parametrize('script', ['run_1p.sh', 'test/train_full_1p.sh', 'test/train_performance_1p.sh',
+                                    'test/train_full_8p.sh', 'test/train_performance_8p.sh'])
+def test_the_flags_of_every_script_are_accepted(script, tmp_path):
+    """From anywhere: the next thing that is wrong is the data."""
+    command = [os.path.join(FOLDER, script), '--data_path=none', '--output_path=out']
+    code, said = finish(command, cwd=str(tmp_path))
+    assert code == 1 and '%s: expected VOCdevkit/' % (tmp_path / 'none') in said and said.count('\n') == 1, said
+    assert not os.listdir(str(tmp_path))
+
+
+def test_a_rank_table_that_does_not_fit_is_named(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('RANK_TABLE_FILE', os.path.join(FOLDER, 'test', '8p.json'))
+    monkeypatch.setenv('RANK_SIZE', '4')
+    line = failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'))
+    assert '8p.json: expected 4 devices, as RANK_SIZE says' in line and not (tmp_path / 'out').exists()
