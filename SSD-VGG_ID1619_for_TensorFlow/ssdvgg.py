@@ -17,6 +17,8 @@ VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 FC_CHANNELS = 1024
 L2_NORM_SCALE = 20.0  # section 3.1, after ParseNet
 
+_RELEASE = tuple(int(part) for part in tf.__version__.split(".")[:2])
+
 
 def predictions(images, preset, num_classes, compute_dtype=tf.float32):
     """Class scores and box offsets of every default box.
@@ -123,7 +125,7 @@ def _convolution(x, channels, kernel_px, name, stride=1, padding="SAME", dilatio
     """Convolution, biases, ReLU. Weights start as He et al. 2015 (equation 10), which a run from scratch needs."""
     with tf.variable_scope(name):
         weights, biases = _weights(x, channels, kernel_px, tf.variance_scaling_initializer(gain))
-        if dilation > 1 and tf.__version__.startswith("1."):  # whose dilated convolution has no gradient on a CPU
+        if dilation > 1 and _RELEASE < (2, 9):  # before oneDNN was the default: no gradient of a dilated one on a CPU
             x = tf.nn.atrous_conv2d(x, tf.cast(weights, x.dtype), dilation, padding)
         else:
             x = tf.nn.conv2d(x, tf.cast(weights, x.dtype), strides=[1, stride, stride, 1], padding=padding,
