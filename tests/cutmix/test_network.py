@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ResNet-20: its size, its two forms, its behaviour in training and evaluation, its files."""
 import os
-import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -198,44 +196,3 @@ def test_an_optimizers_state_comes_back_and_another_optimizers_is_refused(runtim
     assert all(np.array_equal(one.numpy(), other.numpy()) for one, other in zip(old, new))
     with pytest.raises(datacheck.DataError, match='SGD'):
         model_files.restore_optimizer(str(tmp_path / 'model'), training_of(runtime, '--optimizer=sgd').optimizer)
-
-
-class Tree:
-    """Stands for npu_device.global_options(): takes assignments in two subtrees."""
-
-    def __init__(self, subtrees=True):
-        if subtrees:
-            self.dump_config, self.profiling_config = Tree(False), Tree(False)
-
-
-def test_on_ascend_the_options_are_set_before_the_device_opens(monkeypatch, tmp_path):
-    options, calls = Tree(), []
-    handle = types.SimpleNamespace(as_default=lambda: calls.append('as_default'))
-
-    def open_device():
-        assert options.precision_mode == 'allow_mix_precision'
-        calls.append('open')
-        return handle
-    module = types.ModuleType('npu_device')
-    module.__spec__ = types.SimpleNamespace(name='npu_device')
-    module.global_options, module.open = lambda: options, open_device
-    module.train = types.SimpleNamespace(optimizer=types.SimpleNamespace(NpuLossScaleOptimizer=lambda inner: inner))
-    monkeypatch.setitem(sys.modules, 'npu_device', module)
-    parsed = train.parse_args(['--data_dump_flag', '--data_dump_path=%s' % tmp_path, '--use_mixlist', '--profiling',
-                               '--profiling_dump_path=%s' % tmp_path])
-    runtime = Runtime(parsed, keras=True)
-    assert runtime.device == 'npu' and calls == ['open', 'as_default'] and not runtime.warnings
-    assert options.dump_config.enable_dump is True and options.dump_config.dump_path == str(tmp_path)
-    assert options.profiling_config.enable_profiling is True
-    assert options.modify_mixlist == os.path.join(FOLDER, 'configs', 'ops_info.json')
-    step = train.build_training(runtime, parsed).step
-    assert np.isfinite(float(step(tf.constant(images_of(8)), tf.one_hot(np.arange(8), 10), tf.constant(0.1))))
-
-
-def test_without_native_libraries_ascend_is_one_sentence(tmp_path):
-    (tmp_path / 'npu_device.py').write_text('raise ImportError("libge_runner.so: cannot open shared object file")')
-    result = subprocess.run([sys.executable, 'train.py', '--synthetic', '--output_path=%s' % (tmp_path / 'o')],
-                            cwd=FOLDER, env=dict(os.environ, PYTHONPATH=str(tmp_path)), stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)
-    line, = [line for line in result.stdout.splitlines() if '[fail]' in line]
-    assert result.returncode == 1 and 'libge_runner.so' in line and 'set_env.sh' in line

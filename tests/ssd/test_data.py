@@ -120,6 +120,7 @@ def test_every_box_and_difficult_mark_arrives(drawn, processed):
     assert data.classes == source_pascal_voc.CLASSES and bad_rows(processed) == []
     difficult = 0
     for split, count in (('train', 10), ('valid', 6)):
+        histogram = {name: [0] * 20 for name in ('images', 'objects', 'difficult')}
         for index in range(count):
             path = data.image_path(index, split)
             tree = ElementTree.parse(path.replace('JPEGImages', 'Annotations').replace('.jpg', '.xml'))
@@ -131,10 +132,16 @@ def test_every_box_and_difficult_mark_arrives(drawn, processed):
             assert [data.classes[one] for one in class_ids] == [one.find('name').text for one in tree.findall('object')]
             assert marks.tolist() == [one.find('difficult').text == '1' for one in tree.findall('object')]
             difficult += marks.sum()
+            for class_id, mark in zip(class_ids.tolist(), marks.tolist()):
+                histogram['objects'][class_id] += 1
+                histogram['difficult'][class_id] += mark
+            for class_id in set(class_ids.tolist()):
+                histogram['images'][class_id] += 1
             assert data.image(index, split).shape[1::-1] == data.size_px(index, split)
             width, height = data.size_px(index, split)
             relative = data.truth(index, split).boxes_xyxy
             np.testing.assert_allclose(relative * ([width, height] * 2), boxes_px, rtol=1e-5)
+        assert process_dataset.read_description(processed)['splits'][split]['per_class'] == histogram
     assert difficult > 0
 
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collectives of eager TensorFlow; on one device all are pass-through."""
+import tensorflow as tf
+from ascend_contract import Lost, record, roots_value
+
+handle = []  # the device that is the default one
+
+
+def _is_alone():
+    return not handle or not handle[0].is_cluster_worker()
+
+
+def broadcast(values, root_rank=0, fusion=2, fusion_id=0, group='hccl_world_group'):
+    """Assigns the variables in place."""
+    if fusion not in (0, 2):
+        raise ValueError('fusion')
+    values = values if isinstance(values, (list, tuple)) else [values]
+    if _is_alone():
+        return
+    record('broadcast', variables=[value.name for value in values], root_rank=root_rank)
+    for value in values:
+        value.assign(roots_value[0](tf.convert_to_tensor(value)))
+
+
+def npu_distributed_keras_optimizer_wrapper(optimizer, reduce_reduction='mean', fusion=1, fusion_id=-1,
+                                            group='hccl_world_group'):
+    """Patches the given optimizer."""
+    optimizer = tf.keras.optimizers.get(optimizer)
+    if hasattr(optimizer, '_of_ascend') or isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        raise Lost('wrapped again, or loss scaling inside the wrapper')
+    original, optimizer._of_ascend = optimizer.apply_gradients, 'a distributed optimizer'
+    record('distributed', optimizer=type(optimizer).__name__)
+
+    def apply_gradients(grads_and_vars, *args, **kwargs):
+        if not _is_alone():
+            record('reduced', gradients=len(list(grads_and_vars)))
+        return original(grads_and_vars, *args, **kwargs)
+    optimizer.apply_gradients = apply_gradients
+    return optimizer
