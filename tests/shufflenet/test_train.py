@@ -306,9 +306,13 @@ def test_a_rank_table_that_does_not_fit_is_named(shards, tmp_path, capsys, monke
     (tmp_path / 'table.json').write_text('{"group_list": [')
     monkeypatch.setenv('RANK_TABLE_FILE', str(tmp_path / 'table.json'))
     assert 'table.json: expected a rank table in JSON' in failure(capsys, output, '--rank_size=4', *data)
-    devices = [{'device_id': str(number), 'device_ip': '10.0.0.%d' % (number // 2)} for number in range(4)]
-    (tmp_path / 'table.json').write_text(json.dumps({'server_list': [{'device': devices}]}))
-    assert 'another device_ip' in failure(capsys, output, '--rank_size=4', *data)
+    devices = [{'device_id': str(number), 'device_ip': '10.0.0.%d' % (1 + number // 2), 'rank_id': str(number)}
+               for number in range(4)]
+    table = {'version': '1.0', 'status': 'completed', 'server_count': '1',
+             'server_list': [{'server_id': '10.0.1.1', 'device': devices}]}
+    (tmp_path / 'table.json').write_text(json.dumps(table))
+    line = failure(capsys, output, '--rank_size=4', *data)
+    assert 'device_ip' in line and '10.0.0.1' in line
     assert not (tmp_path / 'out').exists()
 
 
