@@ -101,14 +101,12 @@ def train(parsed):
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
     datacheck.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
-    store.clean()
-    restored = store.newest() if continued else None
-    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
-        restored = checkpoint.find_checkpoint(parsed.resume)
+    restored = checkpoint.find_start(store, continued, parsed.resume)
 
     # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
     runtime = Runtime(parsed)
+    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = len(data.train_images) // images_per_step
     if steps_per_epoch == 0:
@@ -124,33 +122,37 @@ def train(parsed):
     saver = tf.train.Saver(max_to_keep=0)
 
     # Session
-    session = tf.Session(config=runtime.session_config())
+    session = runtime.open_session()
     session.run(tf.global_variables_initializer())
-    first_step = 0
     if restored:
         runtime.restore(saver, session, restored[0])
-        first_step = restored[1].get("step", 0)
     runtime.broadcast(session)
-    checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                          json.dumps(vars(parsed), indent=1, sort_keys=True))
+    if runtime.rank == 0:
+        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+                              json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(parsed.SUMMARY))
     log.event(runlog.RUN, model="CSPNet", network=cspdarknet53.NAME, batch_size=parsed.batch_size,
               images=len(data.train_images), steps=total_steps, first_step=first_step, seed=parsed.seed,
               precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
               parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe())
+              **runtime.describe(parsed.LEARNING_RATE))
     for message in runtime.warnings:
         log.warn(message)
 
     def save(step, metric=None):
+        runtime.share_statistics(tf.global_variables())
+        if runtime.rank != 0:
+            return None
         state = {"step": step, "network": cspdarknet53.NAME, "wall_sec": before_sec + time.time() - started}
         path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
         log.event(runlog.SAVE, step=step, path=path)
         return path
 
     def evaluate_at(step):
-        scores = predict(session, graph.eval_scores, graph.eval_images, data.test_images)
-        result = metrics(scores, data.test_labels)
+        runtime.share_statistics(tf.global_variables())
+        images, labels = (part[runtime.rank::runtime.ranks] for part in (data.test_images, data.test_labels))
+        scores = predict(session, graph.eval_scores, graph.eval_images, images)
+        result = runtime.mean(metrics(scores, labels), len(labels))
         log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
         return result
 
@@ -171,8 +173,9 @@ def train(parsed):
         lr = learning_rate(step - 1, total_steps, parsed.LEARNING_RATE, parsed.schedule, parsed.warmup_steps)
         loss_value, _ = session.run([graph.loss, graph.update],
                                     {graph.images: batch_images, graph.labels: batch_labels, graph.rate: lr})
+        loss_value, = runtime.meet(stop, loss_value)
         throughput.step(data_wait_sec)
-        recent_losses.append(float(loss_value))
+        recent_losses.append(loss_value)
         log.check_finite(loss_value, step, newest)
         bar.update()
 
@@ -196,7 +199,8 @@ def train(parsed):
 
     if result is None:  # killed between the last checkpoint and its [done] line
         result = evaluate_at(total_steps)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"],
+    checksum = runtime.checksum(tf.global_variables(), log)
+    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"], checksum=checksum,
               wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     return 0
@@ -208,7 +212,7 @@ def main(argv=None):
         return train(parsed)
     except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
         refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
-        runlog.RunLog(None if refused else parsed.output_path).event(runlog.FAIL, message=str(error))
+        runlog.fail(None if refused else parsed.output_path, str(error))
         return 1
 
 

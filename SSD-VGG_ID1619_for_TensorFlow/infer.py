@@ -47,8 +47,9 @@ def parse_args(argv=None):
     return parsed
 
 
-def detections(session, image_input, result, preset, data, split, images, num_workers):
+def detections(session, image_input, result, preset, data, split, images, num_workers, rank=0, ranks=1):
     """Detects in the first `images` images of a split, in batches of one size: the last one is filled up with black.
+    Of several ranks each has a stretch of the batches.
 
     Args:
       session: tf.Session.
@@ -65,8 +66,11 @@ def detections(session, image_input, result, preset, data, split, images, num_wo
     from training_data import EvaluationImages
     batch_size = int(image_input.shape[0])
     boxes = ssdutils.default_boxes(preset)
-    with BatchQueue(EvaluationImages(data, preset.image_px, batch_size, split), batch_size, 0, -(-images // batch_size),
-                    num_workers if images > _FEW_IMAGES else 0) as batches, runlog.progress_bar(images, 0) as bar:
+    steps = -(-images // batch_size)
+    first_step, end_step = steps * rank // ranks, steps * (rank + 1) // ranks
+    mine = max(0, min(images, end_step * batch_size) - first_step * batch_size)
+    with BatchQueue(EvaluationImages(data, preset.image_px, batch_size, split), batch_size, first_step, end_step,
+                    num_workers if mine > _FEW_IMAGES else 0) as batches, runlog.progress_bar(mine, 0) as bar:
         bar.unit = "image"
         for step, (pixels,) in batches:
             found = session.run(result, {image_input: pixels})
@@ -74,6 +78,19 @@ def detections(session, image_input, result, preset, data, split, images, num_wo
             for index, one in zip(range(first, images), found):
                 yield (index,) + ssdutils.detect(one[:, :-4], one[:, -4:], boxes, CONFIDENCE)
                 bar.update()
+
+
+def of_all_ranks(found, images, runtime):
+    """The detections() of all ranks, in the order of the images; on one rank as they come."""
+    if runtime.ranks == 1:
+        return found
+    import numpy as np
+    table = np.zeros([images, ssdutils.MAX_DETECTIONS, 6])  # box, class + 1 (0: no detection), confidence
+    for index, boxes_xyxy, class_ids, confidences in found:
+        table[index, :len(boxes_xyxy)] = np.column_stack([boxes_xyxy, class_ids + 1, confidences])
+    table = runtime.total(table).astype(np.float32)  # each row is zero on all ranks but one
+    filled = [rows[rows[:, 4] > 0] for rows in table]
+    return [(index, rows[:, :4], rows[:, 4].astype(np.int32) - 1, rows[:, 5]) for index, rows in enumerate(filled)]
 
 
 def evaluate(found, data, split):

@@ -27,6 +27,7 @@ PRESETS = {
 _CENTRE_FACTOR, _LOG_SIZE_FACTOR = 10, 5
 # exp of it is far beyond any box and still leaves areas finite, whatever an untrained network says.
 _MAX_LOG_SIZE = 10
+MAX_DETECTIONS = 200  # of an image, over all classes (Liu et al. 2016, section 3, "Inference time")
 
 
 def kinds(preset, map_index):
@@ -170,7 +171,8 @@ def targets(boxes_cxcywh, class_ids, defaults_cxcywh, num_classes, threshold=0.5
     return target_ids, offsets
 
 
-def detect(scores, offsets, defaults_cxcywh, confidence=0.01, iou_threshold=0.45, candidates=400, keep=200):
+def detect(scores, offsets, defaults_cxcywh, confidence=0.01, iou_threshold=0.45, candidates=400,
+           keep=MAX_DETECTIONS):
     """Decoding and non-maximum suppression, class by class, for one image.
 
     Suppression goes through the candidates of all classes from the most to the least confident. Whether one survives

@@ -199,19 +199,17 @@ def train(parsed):
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
     datacheck.prepare_output_dir(parsed.output_path)
     store = weights.store(parsed.output_path, parsed.name)
-    store.clean()
-    restored = store.newest() if continued else None
-    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
-        restored = weights.find(parsed.resume)
+    restored = checkpoint.find_start(store, continued, parsed.resume, weights.find)
+    if restored:
         weights.preset_of(*restored, parsed.preset)
     if restored and data:
         weights.check_classes(*restored, classes, data.folder)
-    first_step = restored[1].get("step", 0) if restored else 0
     vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not restored else ({}, [])
 
     # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed)
+    runtime = Runtime(parsed, large_kernels=True)
+    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = -(-training_images // images_per_step)
     total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
@@ -222,7 +220,7 @@ def train(parsed):
     saver = tf.train.Saver(max_to_keep=0)
 
     # Session
-    session = tf.Session(config=runtime.session_config(large_kernels=True))
+    session = runtime.open_session()
     session.run(tf.global_variables_initializer())
     if restored and "step" in restored[1]:
         runtime.restore(saver, session, restored[0])
@@ -240,8 +238,8 @@ def train(parsed):
               workers=num_workers(parsed, runtime.ranks),
               precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
               parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe())
-    if not restored and not vgg:
+              **runtime.describe(parsed.lr_values[0]))
+    if runtime.rank == 0 and not restored and not vgg:
         log.warn("without --vgg_dir the network learns from scratch, which takes many more steps than from VGG-16")
     if unused:
         log.warn("%s: left alone what SSD has no use for: %s" % (parsed.vgg_dir, ", ".join(unused)))
@@ -261,9 +259,11 @@ def train(parsed):
 
     def evaluate_at(step):
         """average_precision.Result, or None when a request to stop came before the last image."""
-        detections = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
-                                      eval_images, num_workers(parsed, runtime.ranks))
-        found = infer.evaluate(itertools.takewhile(lambda _: not stop.exit_code, detections), data, parsed.eval_set)
+        mine = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
+                                eval_images, num_workers(parsed, runtime.ranks), runtime.rank, runtime.ranks)
+        detections = infer.of_all_ranks(itertools.takewhile(lambda _: not stop.exit_code, mine), eval_images, runtime)
+        found = infer.evaluate(detections, data, parsed.eval_set)
+        runtime.meet(stop)
         if stop.exit_code:
             return None
         log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, set=parsed.eval_set, images=eval_images,
@@ -275,7 +275,7 @@ def train(parsed):
     throughput = runlog.Throughput(images_per_step)
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None
-    evaluating = eval_images > 0 and runtime.rank == 0
+    evaluating = eval_images > 0
     result, recent = None, []
     bar = runlog.progress_bar(total_steps, first_step)
     with training_batches(parsed, data, runtime, first_step, total_steps) as batches:
@@ -287,6 +287,7 @@ def train(parsed):
             parts = session.run([graph.confidence, graph.localisation, graph.update],
                                 {graph.images: images, graph.class_ids: class_ids, graph.offsets: offsets,
                                  graph.rate: lr})[:2]
+            parts = runtime.meet(stop, *parts)
             throughput.step(data_wait_sec)
             check_finite(parts, step, newest)
             recent.append(parts)
@@ -317,8 +318,10 @@ def train(parsed):
         result = evaluate_at(total_steps)
         if stop.exit_code:
             return stop.exit_code
+    checksum = runtime.checksum(tf.global_variables(), log)
     log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks),
-              **({"map": result.map_11_point} if result else {}), wall_sec=before_sec + time.time() - started,
+              **({"map": result.map_11_point} if result else {}), checksum=checksum,
+              wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     log.close()
     return 0
@@ -363,7 +366,7 @@ def main(argv=None):
         return train(parsed)
     except (datacheck.DataError, runlog.NonFiniteLoss, data_queue.WorkerDied, OSError) as error:
         refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
-        runlog.RunLog(None if refused else parsed.output_path).event(runlog.FAIL, message=infer.one_line(error))
+        runlog.fail(None if refused else parsed.output_path, infer.one_line(error))
         return 1
 
 

@@ -352,8 +352,8 @@ def _iterate(tf, data):
     return iterator.get_next(), iterator.initializer
 
 
-def eval_data(tf, shards, batch_size, threads):
-    """Every record once, in order; the last batch is padded.
+def eval_data(tf, shards, batch_size, threads, rank=0, ranks=1):
+    """Every record once, in order; the last batch is padded. Of several ranks each has every `ranks`-th batch.
 
     Returns:
       iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32, counted float32), and its initializer.
@@ -363,7 +363,7 @@ def eval_data(tf, shards, batch_size, threads):
         return tuple(batch) + (counted,)
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32, tf.float32)
-    data = tf.data.Dataset.range(eval_batches(shards, batch_size))
+    data = tf.data.Dataset.range(rank, eval_batches(shards, batch_size), ranks)
     data = data.map(lambda number: tf.numpy_function(read, [number], types)).prefetch(2)
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
     data = data.map(lambda image, label, window, mirrored, _, counted:

@@ -108,17 +108,19 @@ def figures(scores, labels, counted):
     return tf.stack([tf.reduce_sum(row * counted) for row in rows])
 
 
-def mean_figures(batches):
+def mean_figures(batches, total=lambda sums: sums):
     """Means over images from the sums of batches.
 
     Args:
       batches: iterable of (float [k, 3] of figures(), images counted); of two rows the first is of the averages.
+      total: adds up numbers over ranks, Runtime.total.
     Returns:
       dict: images, loss, top1, top5 of the first row; top1_no_ema, top5_no_ema of the second where there is one.
     """
     sums, images = 0.0, 0
     for batch_sums, counted in batches:
         sums, images = sums + np.array(batch_sums, np.float64), images + int(counted)
+    sums, images = total(sums), int(total([images])[0])
     rows = (sums / max(images, 1)).tolist()
     fields = {"images": images, "loss": rows[0][0], "top1": rows[0][1], "top5": rows[0][2]}
     if len(rows) > 1:

@@ -178,7 +178,7 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
     if data.evaluation is None:
         return Graph(next_batch, images, labels, rate, loss, update, None, None)
     (eval_images, eval_labels, counted), eval_start = input_pipeline.eval_data(
-        tf, data.evaluation, EVAL_BATCH_SIZE, parsed.threads)
+        tf, data.evaluation, EVAL_BATCH_SIZE, parsed.threads, runtime.rank, runtime.ranks)
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
         plain = architecture.logits(eval_images, False, parsed.num_classes, parsed.depth_multiplier)
     averaged = model.averaged_logits(eval_images, parsed.num_classes, parsed.depth_multiplier, averages)
@@ -214,15 +214,12 @@ def train(parsed):
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
     datacheck.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
-    store.clean()
-    restored = store.newest() if continued else None
-    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
-        restored = checkpoint.find_checkpoint(parsed.resume)
-    first_step = restored[1].get("step", 0) if restored else 0
+    restored = checkpoint.find_start(store, continued, parsed.resume)
 
     # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
     runtime = Runtime(parsed, steps_per_run=parsed.iterations_per_loop)
+    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
     per_run = runtime.steps_per_run
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = training_images // images_per_step
@@ -241,7 +238,10 @@ def train(parsed):
 
     # Graph
     tf = runtime.tf
+    import numpy as np
+
     import model
+    from input_pipeline import eval_batches
     tf.reset_default_graph()
     tf.set_random_seed(parsed.seed)
 
@@ -252,7 +252,7 @@ def train(parsed):
     saver = tf.train.Saver(max_to_keep=0)
 
     # Session
-    session = tf.Session(config=runtime.session_config())
+    session = runtime.open_session()
     session.run(tf.global_variables_initializer())
     if restored:
         runtime.restore(saver, session, restored[0])
@@ -267,7 +267,7 @@ def train(parsed):
               batch_size=parsed.batch_size, images=training_images, steps=total_steps, first_step=first_step,
               seed=parsed.seed, precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
               parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe())
+              **runtime.describe(parsed.lr))
     if runtime.device == "cpu" and runtime.compute_dtype != tf.float32:
         log.warn("precision_mode=%s: this network is slower in bfloat16 on a CPU, computing in float32"
                  % parsed.precision_mode)
@@ -275,6 +275,7 @@ def train(parsed):
         log.warn(message)
 
     def save(step, metric=None):
+        runtime.share_statistics(tf.global_variables())
         if not parsed.do_checkpoint or runtime.rank != 0:
             return None
         state = {"step": step, "network": "shufflenet_v2", "depth_multiplier": parsed.depth_multiplier,
@@ -286,13 +287,15 @@ def train(parsed):
 
     def evaluate_at(step):
         def run_batches():
+            yield np.zeros([2, 3]), 0  # a rank may have no batch of its own
             session.run(graph.eval_start)
-            for _ in range(-(-len(data.evaluation) // EVAL_BATCH_SIZE)):
+            for _ in range(runtime.rank, eval_batches(data.evaluation, EVAL_BATCH_SIZE), runtime.ranks):
                 try:
                     yield session.run(graph.eval_figures)
                 except tf.errors.OpError as error:
                     raise data.evaluation.error or error from None
-        result = model.mean_figures(run_batches())
+        runtime.share_statistics(tf.global_variables())
+        result = model.mean_figures(run_batches(), runtime.total)
         say_problems(data.evaluation)
         log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, **result)
         return result
@@ -306,7 +309,7 @@ def train(parsed):
     throughput = runlog.Throughput(images_per_step * per_run, warmup_steps=max(1, 5 // per_run))
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None
-    evaluating = data.evaluation is not None and parsed.mode == "train_and_evaluate" and runtime.rank == 0
+    evaluating = data.evaluation is not None and parsed.mode == "train_and_evaluate"
     result, losses = None, []
     bar = runlog.progress_bar(total_steps, first_step)
     if graph.next_batch:
@@ -341,6 +344,7 @@ def train(parsed):
         save_due = step % parsed.save_every < per_run or last
         if not (line_due or evaluation_due or save_due or per_run > 1 or step % parsed.iterations_per_loop == 0):
             continue
+        losses = runtime.meet(stop, *losses)
         log.check_finite(sum(losses), step, newest)
         with throughput.paused():
             if line_due:
@@ -363,8 +367,10 @@ def train(parsed):
     speed = throughput.total(runtime.ranks)
     if speed:
         speed["ms_per_step"] /= per_run
-    log.event(runlog.DONE, step=total_steps, **speed,
-              **({"top1": result["top1"]} if result else {}), wall_sec=before_sec + time.time() - started,
+    runtime.share_statistics(tf.global_variables())
+    checksum = runtime.checksum(tf.global_variables(), log)
+    log.event(runlog.DONE, step=total_steps, **speed, **({"top1": result["top1"]} if result else {}),
+              checksum=checksum, wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     log.close()
     return 0
@@ -388,7 +394,7 @@ def main(argv=None, mode="train"):
     except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
         # nothing has begun: what is in the folder stays as it is
         refused = isinstance(error, datacheck.DataError) or parsed.mode not in TRAINING_MODES
-        runlog.RunLog(None if refused else parsed.output_path).event(runlog.FAIL, message=str(error))
+        runlog.fail(None if refused else parsed.output_path, str(error))
         return 1
 
 

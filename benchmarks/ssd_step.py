@@ -32,9 +32,9 @@ def measure(arguments):
                                "--precision_mode=" + arguments.measure] +
                               (["--data_path=" + arguments.data_path] if arguments.data_path else ["--synthetic"]))
     data = train.load_data(parsed)
-    runtime = Runtime(parsed)
+    runtime = Runtime(parsed, large_kernels=True)
     graph = train.build_graph(runtime, parsed, data.num_classes if data else train.SYNTHETIC_CLASSES, False)
-    session = runtime.tf.Session(config=runtime.session_config(large_kernels=True))
+    session = runtime.tf.Session(config=runtime.session_config())
     session.run(runtime.tf.global_variables_initializer())
     if data:
         with train.training_batches(parsed, data, runtime, 0, 1) as batches:

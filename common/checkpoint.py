@@ -27,6 +27,7 @@ def open_run(output_path, flags):
     """Decides, before anything is written, whether this is a new run or the continuation of one.
 
     Called by the launcher before it opens the log and again by the training process, where it changes nothing more.
+    Only rank 0 looks: others get its weights and its step, also where they do not see its disk.
 
     Args:
       output_path: run folder; need not exist.
@@ -36,6 +37,8 @@ def open_run(output_path, flags):
     Raises:
       DataError: the flags do not agree with the run that is there, or there is nothing to continue.
     """
+    if not is_rank_0():
+        return False
     resume = flags["resume"]
     fresh = str(resume).lower() in ("false", "no", "0")
     required = str(resume).lower() in ("true", "yes", "1")
@@ -57,6 +60,34 @@ def open_run(output_path, flags):
                         repr(difference[2]),
                         "give the same value to continue it, another --output_path, or --resume=False to start anew")
     return True
+
+
+def find_start(store, continued, resume, find=None):
+    """What training starts from.
+
+    Args:
+      store: CheckpointStore of the run.
+      continued: what open_run said.
+      resume: the flag.
+      find: path -> (prefix, state), for --resume=PATH; default find_checkpoint.
+    Returns:
+      (prefix, state): of a run that is continued its newest checkpoint, else the one that --resume=PATH means; None for
+      a start from nothing, and on ranks other than 0.
+    Raises:
+      DataError: PATH holds no checkpoint.
+    """
+    if not is_rank_0():
+        return None
+    store.clean()
+    found = store.newest() if continued else None
+    if found is None and resume.lower() not in ("auto", "true", "false"):
+        found = (find or find_checkpoint)(resume)
+    return found
+
+
+def is_rank_0():
+    """Whether this process decides about the run folder: it is alone, or rank 0 of several."""
+    return os.environ.get("RANK_ID", "") in ("", "0")
 
 
 def is_finished(output_path):

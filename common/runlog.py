@@ -44,7 +44,7 @@ class RunLog:
 
     Args:
       output_path: run folder, or None to print only.
-      rank: this process; ranks above 0 say only [fail].
+      rank: this process; ranks above 0 only print, and of events only [warn], [fail] and [done].
       tensorboard: an object with scalar(name, value, step), or None.
       log_name: a file of the run folder that gets the event lines as well, or None.
     """
@@ -59,7 +59,7 @@ class RunLog:
 
     def event(self, event, **fields):
         """Prints one event and appends it to metrics.jsonl; numbers also go to TensorBoard as <event>/<key>."""
-        if self.rank != 0 and event != FAIL:
+        if self.rank != 0 and event not in (WARN, FAIL, DONE):
             return
         terminal_width_cleared = "\r\033[K" if sys.stdout.isatty() else ""
         line = time.strftime("%H:%M:%S ") + format_event(event, fields)
@@ -89,6 +89,12 @@ class RunLog:
         for file in (self._file, self._text_file):
             if file:
                 file.close()
+
+
+def fail(output_path, message):
+    """Prints a [fail] line; with a run folder, rank 0 appends it to metrics.jsonl."""
+    rank = os.environ.get("RANK_ID") or "0"
+    RunLog(output_path, int(rank) if rank.isdigit() else 0).event(FAIL, message=message)
 
 
 class Throughput:

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only file that knows NPU, GPU and CPU: device choice, session, numeric type, optimizer, fused functions.
+"""The only file that knows NPU, GPU and CPU: device, session, numeric type, optimizer, ranks, fused functions.
 
 Nothing is imported at the top that needs a device; Ascend's packages are imported here alone, and only when chosen.
 """
 import importlib
 import importlib.util
 import os
+import zlib
+
+import numpy as np
 
 from common import checkpoint
+from common.collectives import AveragedGradients, Collectives
 from common.datacheck import DataError
 
 _MIXED = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_bf16",
           "force_fp16")
 _ADAPTERS = {"1.15": "npu_bridge", "2.6": "npu_device"}  # TensorFlow -> Ascend's package for it
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_GPUS = "/proc/driver/nvidia/gpus"
+_SUM_LENGTHS = (16, 1 << 14)  # of the float32 vectors in which total() sends numbers: a few, or many at a time
 
 
 class Runtime:
@@ -23,6 +29,8 @@ class Runtime:
       parsed: namespace with the flags of flags.add_device_group.
       keras: the model is eager TensorFlow 2 instead of a graph in a session.
       steps_per_run: training steps that one run of the session is to do where the device has such a loop (Ascend).
+      large_kernels: True for a network of large products: on a CPU its operations then take turns, each on all cores,
+        instead of two of them sharing the cores and their caches.
     Attributes:
       tf: tensorflow.compat.v1 with TF2 behaviour off; with keras=True TensorFlow 2 as it is.
       device: "npu", "gpu" or "cpu"; `reason` says in a few words why.
@@ -32,21 +40,24 @@ class Runtime:
       warnings: sentences for [warn] lines.
     """
 
-    def __init__(self, parsed, keras=False, steps_per_run=1):
-        self.warnings = []
+    def __init__(self, parsed, keras=False, steps_per_run=1, large_kernels=False):
+        self.warnings, self._eager, self._large_kernels = [], keras, large_kernels
         self.rank, self.ranks = _find_rank()
         self._keep_adapter_log(parsed.device)
         self.tf = _import_tensorflow2() if keras else _import_tensorflow()
         self.device, self.reason = _choose_device(self.tf, parsed.device)
         self.steps_per_run = steps_per_run if self.device == "npu" else 1
         self._npu_options, self._scales_loss, self._scale_variables, self._optimizer_facts = {}, False, (), {}
-        if self.ranks > 1 and self.device != "npu":
-            raise DataError("RANK_SIZE", "1 on %s" % self.device, self.ranks, "start one rank")
-        if self.device == "gpu" and keras:
-            for gpu in self.tf.config.list_physical_devices("GPU"):
+        self._session = self._collectives = None
+        self._sums, self._shared_statistics = {}, None
+        if self.device == "gpu" and (keras or self.ranks > 1):
+            for gpu in self.tf.config.experimental.list_physical_devices("GPU"):
                 self.tf.config.experimental.set_memory_growth(gpu, True)
         if self.device == "npu":
+            os.environ.pop("TF_CONFIG", None)  # the rank table says who takes part
             self._start_npu(parsed, keras)
+        elif self.ranks > 1:
+            self._start_collectives(parsed.device)
         else:
             given = [flag for flag in ("over_dump", "data_dump_flag", "profiling", "use_mixlist", "fusion_off_flag",
                                        "autotune") if getattr(parsed, flag)]
@@ -80,6 +91,15 @@ class Runtime:
                 raise DataError("ASCEND_DEVICE_ID=%s" % os.environ.get("ASCEND_DEVICE_ID", ""), "an NPU that opens",
                                 str(error), "look at it with npu-smi info, and at ~/ascend/log") from error
 
+    def _start_collectives(self, wanted):
+        """Opens this rank's way to the others on a CPU or GPU."""
+        _check_own_gpu(self.tf, self.device, wanted)
+        self._collectives = Collectives(self.tf, self.rank, self.ranks, None if self._eager else self.session_config())
+        here, cores = self._collectives.ranks_here, os.cpu_count() or 1
+        if self.device == "cpu" and here > cores:
+            self.warnings.append("%d ranks share %d core(s): this shows that it works, not how fast it could be" % (
+                here, cores))
+
     def _choose_dtype(self, precision_mode):
         tf = self.tf
         if self.device == "npu" or precision_mode not in _MIXED:
@@ -102,15 +122,10 @@ class Runtime:
             return tf.float32
         return tf.bfloat16
 
-    def session_config(self, large_kernels=False):
-        """ConfigProto for this device.
-
-        Args:
-          large_kernels: True for a network of large products: on a CPU its operations then take turns, each on all
-            cores, instead of two of them sharing the cores and their caches.
-        """
+    def session_config(self):
+        """ConfigProto for this device."""
         config = self.tf.ConfigProto(allow_soft_placement=True)
-        if self.device == "cpu" and large_kernels:
+        if self.device == "cpu" and self._large_kernels:
             config.inter_op_parallelism_threads = 1
         if self.device == "gpu":
             config.gpu_options.allow_growth = True
@@ -119,11 +134,23 @@ class Runtime:
             npu_options.fill_session_config(config, self._npu_options)
         return config
 
-    def wrap_optimizer(self, optimizer):
-        """The optimizer with what the device needs around it.
+    def open_session(self):
+        """The session of this rank's training; a lost rank ends its run() with collectives.RankLost."""
+        self._sums, self._shared_statistics = {}, None
+        if self._collectives:
+            self._session = self._collectives.open_session()
+        else:
+            self._session = self.tf.Session(config=self.session_config())
+        return self._session
 
-        On Ascend: averaging over ranks, and around it loss scaling in the modes that compute float16.
+    def wrap_optimizer(self, optimizer):
+        """The optimizer with what the device needs around it: its compute_gradients averages over ranks.
+
+        On Ascend around that loss scaling, in the modes that compute float16.
         """
+        if self._collectives:
+            self._collectives.enter_graph()
+            return AveragedGradients(optimizer, self.mean_gradients)
         if self.device != "npu":
             return optimizer
         npu, distributed = self._npu, self.ranks > 1
@@ -150,14 +177,23 @@ class Runtime:
 
         Call it after variables are initialised or restored and before the graph is finalized. Alone it does nothing.
         """
-        if self.device != "npu" or self.ranks == 1:
+        if self.ranks == 1:
             return
-        assigned = []
-        for variable in self.tf.global_variables():
-            with self.tf.control_dependencies(assigned[-1:]):  # all ranks in the same order, so none is fused
-                received, = self._npu.hccl_ops.broadcast([variable], 0, fusion=0)
-            assigned.append(variable.assign(received, read_value=False))
-        session.run(assigned)
+        variables = self.tf.global_variables()
+        session.run([variable.assign(value, read_value=False)
+                     for variable, value in zip(variables, self._of_rank_0(variables))])
+
+    def _of_rank_0(self, variables):
+        """Rank 0's values of a graph's or of eager variables: tensors."""
+        if self.device != "npu":
+            # read_value: a variable made under control dependencies drags them along when it is read otherwise
+            values = [variable.read_value() for variable in variables]
+            return self._sum(values if self.rank == 0 else [self.tf.zeros_like(value) for value in values])
+        values = []
+        for variable in variables:
+            with self.tf.control_dependencies(values[-1:]):  # all ranks in the same order, so none is fused
+                values += self._npu.hccl_ops.broadcast([variable], 0, fusion=0)
+        return values
 
     def looped(self, session, update):
         """The operation to run instead of `update`: one run of it does steps_per_run steps on the device.
@@ -189,8 +225,160 @@ class Runtime:
 
     def broadcast_variables(self, variables):
         """Gives eager variables rank 0's values; call it once they are built and restored. Alone it does nothing."""
-        if self.device == "npu" and self.ranks > 1:
+        if self.ranks == 1:
+            return
+        if self.device == "npu":
             self._npu.distribute.broadcast(list(variables))
+            return
+        values = self.tf.function(lambda: self._of_rank_0(variables))()
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+    def mean_gradients(self, gradients):
+        """The mean of each gradient over ranks, for a step that Keras' optimizer applies.
+
+        On Ascend the optimizer itself averages, so there they come back as they are.
+        """
+        if self.ranks == 1 or self.device == "npu":
+            return gradients
+        present = [gradient for gradient in gradients if gradient is not None]
+        means = iter([total / self.ranks for total in self._sum(present)])
+        return [None if gradient is None else next(means) for gradient in gradients]
+
+    def naming_lost_ranks(self, function):
+        """An eager step that ends with collectives.RankLost when another rank is lost; sessions do that themselves."""
+        return self._collectives.naming_lost_ranks(function) if self._collectives else function
+
+    def _sum(self, tensors):
+        """Sums over ranks, in a graph or in a tf.function."""
+        if self._collectives:
+            return self._collectives.sum(tensors)
+        if self._eager:
+            return [self._npu.distribute.all_reduce(tensor, "sum", fusion=0) for tensor in tensors]
+        sums = []
+        for tensor in tensors:
+            with self.tf.control_dependencies(sums[-1:]):
+                sums.append(self._npu.hccl_ops.allreduce(tensor, "sum", fusion=0))
+        return sums
+
+    def total(self, values):
+        """Sums of numbers over ranks. All ranks must come here, in the same order; alone it returns them.
+
+        Args:
+          values: numpy array or list of numbers; they travel as float32.
+        Returns:
+          float64 array of the same shape.
+        """
+        values = np.asarray(values, np.float64)
+        if self.ranks == 1:
+            return values
+        length = next((length for length in _SUM_LENGTHS if values.size <= length), _SUM_LENGTHS[-1])
+        if length not in self._sums:
+            self._sums[length] = self._make_total(length)
+        parts = np.zeros([-(-values.size // length), length], np.float32)
+        parts.ravel()[:values.size] = values.ravel()
+        summed = [self._sums[length](part) for part in parts]
+        return np.concatenate(summed).astype(np.float64)[:values.size].reshape(values.shape)
+
+    def _make_total(self, length):
+        """float32 [length] numpy -> its sum over ranks, by an operation of the session's graph or by a tf.function."""
+        tf = self.tf
+        if self._eager:
+            compiled = tf.function(lambda values: self._sum([values])[0])
+            return self.naming_lost_ranks(lambda values: compiled(tf.constant(values)).numpy())
+        session = self._session
+        with session.graph.as_default():
+            values = tf.placeholder(tf.float32, [length])
+            total, = self._sum([values])
+        return lambda part: session.run(total, {values: part})
+
+    def mean(self, fields, count):
+        """Means over the examples of all ranks.
+
+        Args:
+          fields: {name: float}, the means over this rank's examples.
+          count: int, how many these are.
+        Returns:
+          {name: float}.
+        """
+        if self.ranks == 1:
+            return fields
+        sums = self.total([fields[name] * count if count else 0.0 for name in sorted(fields)] + [count])
+        return {name: float(value / sums[-1]) for name, value in zip(sorted(fields), sums)}
+
+    def meet(self, stop, *losses):
+        """Once a step: the losses' means over ranks; a request to stop that one rank got becomes one for all.
+
+        Args:
+          stop: checkpoint.StopRequest.
+          *losses: float.
+        Returns:
+          list of float.
+        """
+        if self.ranks == 1:
+            return [float(loss) for loss in losses]
+        sums = self.total([bool(stop.exit_code)] + list(losses))
+        if sums[0] and not stop.exit_code:
+            stop.exit_code = 143
+        return [float(value) / self.ranks for value in sums[1:]]
+
+    def of_rank_0(self, number):
+        """Rank 0's int, for all ranks, before there is a graph. What the others give is not looked at."""
+        if self.ranks == 1:
+            return number
+        if self._eager and self.device == "npu":
+            variable = self.tf.Variable(float(number))
+            self._npu.distribute.broadcast([variable])
+            return int(variable.numpy())
+        if self._eager:
+            return int(self.total([number if self.rank == 0 else 0])[0])
+        with self.tf.Graph().as_default(), self.open_session() as session:
+            step = self.tf.get_variable("step", [], self.tf.float32, trainable=False, use_resource=True)
+            session.run(step.assign(number))
+            return int(session.run(self._of_rank_0([step])[0]))
+
+    def share_statistics(self, variables):
+        """Averages over ranks what each has counted by itself: the moving statistics among these variables.
+
+        Call it on all ranks before an evaluation and before a checkpoint. Alone it does nothing.
+        """
+        if self.ranks == 1:
+            return
+        if self._shared_statistics is None:
+            self._shared_statistics = self._make_share_statistics([
+                variable for variable in variables
+                if variable.name.split("/")[-1].split(":")[0] in ("moving_mean", "moving_variance")])
+        self._shared_statistics()
+
+    def _make_share_statistics(self, moving):
+        tf = self.tf
+        if not moving:
+            return lambda: None
+
+        def means():
+            return [total / self.ranks for total in self._sum([variable.read_value() for variable in moving])]
+
+        if self._eager:
+            compiled = self.naming_lost_ranks(tf.function(means))
+            return lambda: [variable.assign(mean) for variable, mean in zip(moving, compiled())]
+        session = self._session
+        with session.graph.as_default():
+            assigned = [variable.assign(mean, read_value=False) for variable, mean in zip(moving, means())]
+        return lambda: session.run(assigned)
+
+    def checksum(self, variables, log):
+        """Checksum of all these variables' values, 8 hexadecimal digits: equal on all ranks, or `log` gets a warning.
+
+        No rank returns before all have come here.
+        """
+        ordered, crc = sorted(variables, key=lambda variable: variable.name), 0
+        for value in [variable.numpy() for variable in ordered] if self._eager else self._session.run(ordered):
+            crc = zlib.crc32(np.ascontiguousarray(value).tobytes(), crc)
+        if self.ranks > 1:
+            halves = np.array([crc >> 16, crc & 0xffff])
+            if (self.total(halves) != self.ranks * halves).any():
+                log.warn("the ranks' variables differ: compare the checksums of their [done] lines")
+        return "%08x" % crc
 
     def scale_loss(self, loss, optimizer):
         """The loss to differentiate; pass the gradients through unscale() afterwards."""
@@ -238,10 +426,13 @@ class Runtime:
         """A writer with scalar(name, value, step) on rank 0, None elsewhere."""
         return _ScalarWriter(folder) if self.rank == 0 else None
 
-    def describe(self):
-        """Fields for the [run] line."""
+    def describe(self, peak_rate=None):
+        """Fields for the [run] line; of several ranks also what the learning rate is for."""
         fields = dict(device=self.device, device_reason=self.reason, ranks=self.ranks, tf=self.tf.__version__,
                       compute_dtype=self.compute_dtype.name)
+        if self.ranks > 1 and peak_rate:
+            fields["lr_rule"] = "%g as given for %d ranks; by the linear rule %g for one" % (
+                peak_rate, self.ranks, peak_rate / self.ranks)
         if self.device == "npu":
             fields.update(self._optimizer_facts, steps_per_run=self.steps_per_run)
         return fields
@@ -289,6 +480,15 @@ def _find_rank():
         raise DataError("RANK_ID", "this process among RANK_SIZE=%s, from 0" % ranks, repr(rank),
                         "export it, or start with test/*_8p.sh")
     return int(rank), int(ranks)
+
+
+def _check_own_gpu(tf, device, wanted):
+    """DataError when this rank was given a GPU that is not there: it would wait on a CPU for the others' GPUs."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = os.listdir(_GPUS) if os.path.isdir(_GPUS) else []
+    if device == "cpu" and wanted == "auto" and gpus and given not in ("", "-1") and tf.test.is_built_with_cuda():
+        raise DataError("CUDA_VISIBLE_DEVICES=%s" % given, "a GPU for this rank", "%d in this machine" % len(gpus),
+                        "start as many ranks as there are GPUs (RANK_SIZE), or give --device=cpu")
 
 
 def _is_installed(package):

@@ -125,14 +125,14 @@ def build_training(runtime, parsed):
             scores = network(images, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=scores))
             scaled_loss = runtime.scale_loss(loss, optimizer)
-        gradients = runtime.unscale(tape.gradient(scaled_loss, variables), optimizer)
+        gradients = runtime.mean_gradients(runtime.unscale(tape.gradient(scaled_loss, variables), optimizer))
         gradients = [gradient + parsed.weight_decay * variable if len(variable.shape) > 1 else gradient
                      for gradient, variable in zip(gradients, variables)]
         optimizer.learning_rate.assign(rate)
         optimizer.apply_gradients(zip(gradients, variables))
         return loss
 
-    return Training(network, optimizer, step)
+    return Training(network, optimizer, runtime.naming_lost_ranks(step))
 
 
 def train(parsed):
@@ -145,14 +145,12 @@ def train(parsed):
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
     datacheck.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
-    store.clean()
-    restored = store.newest() if continued else None
-    if restored is None and parsed.resume.lower() not in ("auto", "true", "false"):
-        restored = checkpoint.find_checkpoint(parsed.resume)
+    restored = checkpoint.find_start(store, continued, parsed.resume)
 
     # Device
     from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
     runtime = Runtime(parsed, keras=True)
+    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = len(data.train_images) // images_per_step
     if steps_per_epoch == 0:
@@ -169,23 +167,26 @@ def train(parsed):
     network, optimizer, train_step = build_training(runtime, parsed)
     standard = resnet.resnet20()  # the same in Keras' own layers and float32, for evaluation and for the files
     scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
-    first_step = 0
     if restored:
         model_files.load_weights(network, restored[0] + ".h5")
         model_files.restore_optimizer(restored[0], optimizer)
-        first_step = restored[1].get("step", 0)
-    runtime.broadcast_variables(network.variables + model_files.optimizer_variables(optimizer))
-    checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                          json.dumps(vars(parsed), indent=1, sort_keys=True))
+    state_variables = network.variables + model_files.optimizer_variables(optimizer)
+    runtime.broadcast_variables(state_variables)
+    if runtime.rank == 0:
+        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+                              json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
     log.event(runlog.RUN, model="CutMix", network=resnet.NAME, batch_size=parsed.batch_size,
               images=len(data.train_images), steps=total_steps, first_step=first_step, seed=parsed.seed,
               precision_mode=parsed.precision_mode, commit=runlog.source_commit(), parameters=standard.count_params(),
-              **runtime.describe())
+              **runtime.describe(parsed.learning_rate))
     for message in runtime.warnings:
         log.warn(message)
 
     def save(step, metric=None):
+        runtime.share_statistics(network.variables)
+        if runtime.rank != 0:
+            return None
         model_files.copy_weights(network, standard)
         state = {"step": step, "network": resnet.NAME, "wall_sec": before_sec + time.time() - started}
         path = store.save(state, lambda prefix: model_files.save(prefix, standard, optimizer), metric)
@@ -193,9 +194,11 @@ def train(parsed):
         return path
 
     def evaluate_at(step):
+        runtime.share_statistics(network.variables)
         model_files.copy_weights(network, standard)
-        predicted = evaluation.predict(scores, data.test_images, parsed.eval_static)
-        result = evaluation.metrics(predicted, data.test_labels)
+        images, labels = (part[runtime.rank::runtime.ranks] for part in (data.test_images, data.test_labels))
+        predicted = evaluation.predict(scores, images, parsed.eval_static)
+        result = runtime.mean(evaluation.metrics(predicted, labels), len(labels))
         log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
         return result
 
@@ -213,7 +216,7 @@ def train(parsed):
         images, labels = next(batches)
         data_wait_sec = time.perf_counter() - asked
         rate = learning_rate(step - 1, total_steps, parsed)
-        loss_value = float(train_step(images, labels, tf.constant(rate, tf.float32)))
+        loss_value, = runtime.meet(stop, train_step(images, labels, tf.constant(rate, tf.float32)))
         throughput.step(data_wait_sec)
         recent_losses.append(loss_value)
         log.check_finite(loss_value, step, newest)
@@ -242,7 +245,8 @@ def train(parsed):
         result = evaluate_at(total_steps)
     if runtime.rank == 0:
         model_files.export(tf, os.path.join(parsed.output_path, "export"), standard)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"],
+    checksum = runtime.checksum(state_variables, log)
+    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"], checksum=checksum,
               wall_sec=before_sec + time.time() - started,
               peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
     return 0
@@ -293,7 +297,7 @@ def main(argv=None):
         return write_preview(parsed) if parsed.preview else {"train": train, "evaluate": evaluate}[parsed.mode](parsed)
     except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
         begun = parsed.mode == "train" and not parsed.preview and not isinstance(error, datacheck.DataError)
-        runlog.RunLog(parsed.output_path if begun else None).event(runlog.FAIL, message=str(error))
+        runlog.fail(parsed.output_path if begun else None, str(error))
         return 1
 
 

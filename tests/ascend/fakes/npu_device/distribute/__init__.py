@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collectives of eager TensorFlow; on one device all are pass-through."""
 import tensorflow as tf
-from ascend_contract import Lost, record, roots_value
+from ascend_contract import Lost, allreduce, record, roots_value
 
 handle = []  # the device that is the default one
 
@@ -20,6 +20,15 @@ def broadcast(values, root_rank=0, fusion=2, fusion_id=0, group='hccl_world_grou
     record('broadcast', variables=[value.name for value in values], root_rank=root_rank)
     for value in values:
         value.assign(roots_value[0](tf.convert_to_tensor(value)))
+
+
+def all_reduce(values, reduction='mean', fusion=1, fusion_id=-1, group='hccl_world_group'):
+    """All ranks hold the same."""
+    if isinstance(values, (list, tuple)):
+        return [None if value is None else all_reduce(value, reduction, fusion) for value in values]
+    if _is_alone() or reduction == 'mean':
+        return values
+    return allreduce(values, reduction, fusion, fusion_id, group)
 
 
 def npu_distributed_keras_optimizer_wrapper(optimizer, reduce_reduction='mean', fusion=1, fusion_id=-1,

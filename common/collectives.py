@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over the ranks of a CPU or GPU run by TensorFlow's own collectives: NCCL on GPUs, a ring over gRPC on CPUs.
+
+MultiWorkerMirroredStrategy reduces; who takes part is in TF_CONFIG, which common.launch sets. Variables remain each
+rank's own: they start equal and equal, averaged gradients change them.
+"""
+import functools
+import json
+import os
+
+from common.datacheck import DataError
+
+BYTES_PER_PACK = 32 << 20  # of gradients reduced at a time: many small reductions cost more than the bytes
+TIMEOUT_SEC = 600  # for all ranks to come to a sum; one of them may still be writing its shards or its checkpoint
+
+
+class RankLost(OSError):
+    """Another rank ended or does not answer, so that this one cannot go on."""
+
+
+class Collectives:
+    """This rank's way to the others. Make it before anything else of TensorFlow is used.
+
+    Args:
+      tf: tensorflow.compat.v1; for Keras TensorFlow 2.
+      rank, ranks: int.
+      config: ConfigProto of the sessions; None for eager TensorFlow.
+    Attributes:
+      ranks_here: how many ranks this server has.
+    Raises:
+      DataError: TF_CONFIG does not say who takes part.
+    """
+
+    def __init__(self, tf, rank, ranks, config=None):
+        self._tf, self.rank, self.ranks = tf, rank, ranks
+        workers = _workers(rank, ranks)
+        self.ranks_here = [_host(worker) for worker in workers].count(_host(workers[rank]))
+        import tensorflow
+        distribute = tensorflow.distribute
+        if hasattr(distribute.experimental, "CommunicationOptions"):
+            options = distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK,
+                                                                   timeout_seconds=float(TIMEOUT_SEC))
+            strategy = distribute.MultiWorkerMirroredStrategy(communication_options=options)
+            self._in_replica, self._keywords = strategy.run, {"options": options}
+        else:  # TensorFlow 1.15
+            strategy = distribute.experimental.MultiWorkerMirroredStrategy()
+            self._in_replica, self._keywords = strategy.experimental_run_v2, {}
+        if config is not None:
+            self._config = strategy.update_config_proto(config)
+            self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=rank,
+                                                protocol="grpc", config=self._config)
+
+    def open_session(self):
+        """A session of this rank; a lost rank ends its run() with RankLost."""
+        tf, rank = self._tf, self.rank
+
+        class Session(tf.Session):
+            run = _naming_lost_ranks(tf, rank, tf.Session.run)
+
+        return Session(self._server.target, config=self._config)
+
+    def enter_graph(self):
+        """To be called outside control_dependencies before the default graph's first sum.
+
+        That makes the graph's stacks of contexts each thread's own. Within such a context the change would leave it
+        open for ever, and all later operations would wait for its.
+        """
+        self._in_replica(lambda: None)
+
+    def sum(self, tensors):
+        """Sums over all ranks, which must build, and run, the same ones in the same order.
+
+        Args:
+          tensors: list of tensors, of a graph or in a tf.function.
+        Returns:
+          list of tensors.
+        """
+        tf, sums = self._tf, {}
+        for dtype in sorted({tensor.dtype.base_dtype.name for tensor in tensors}):  # packed, so one type at a time
+            places = [place for place, tensor in enumerate(tensors) if tensor.dtype.base_dtype.name == dtype]
+            sums.update(zip(places, self._in_replica(functools.partial(
+                _all_reduce, tf, [tensors[place] for place in places], self._keywords))))
+        return [sums[place] for place in range(len(tensors))]
+
+    def naming_lost_ranks(self, function):
+        """The function, raising RankLost where TensorFlow's error means it."""
+        return _naming_lost_ranks(self._tf, self.rank, function)
+
+
+class AveragedGradients:
+    """A graph's optimizer whose compute_gradients gives the mean over ranks."""
+
+    def __init__(self, optimizer, mean):
+        self._optimizer, self._mean = optimizer, mean
+        self.apply_gradients = optimizer.apply_gradients
+
+    def compute_gradients(self, *args, **kwargs):
+        gradients, variables = zip(*self._optimizer.compute_gradients(*args, **kwargs))
+        return list(zip(self._mean(list(gradients)), variables))
+
+
+def _all_reduce(tf, tensors, keywords):
+    # The strategy looks at the device of a tensor, which the caller's need not have.
+    return tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, [tf.identity(tensor) for tensor in tensors], **keywords)
+
+
+def _naming_lost_ranks(tf, rank, function):
+    errors = tf.errors
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except errors.OpError as error:
+            if not (isinstance(error, (errors.UnavailableError, errors.DeadlineExceededError, errors.AbortedError))
+                    or "ollective" in str(error)):
+                raise
+            raise RankLost(
+                "rank %d: expected all ranks to take part in the step; found that one is lost (%s); see the log of the "
+                "rank that failed first; the same command continues from the last checkpoint" % (
+                    rank, _last_words(str(error)))) from error
+    return run
+
+
+def _last_words(text):
+    """Of an OpError's many lines the one that says what happened."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    found = next((line for line in lines if "aborted by" in line or "recvmsg" in line), lines[0] if lines else text)
+    return found[:200]
+
+
+def _workers(rank, ranks):
+    """["host:port", ...] of TF_CONFIG; DataError when it does not fit RANK_ID and RANK_SIZE."""
+    text = os.environ.get("TF_CONFIG") or ""
+    try:
+        content = json.loads(text)
+        workers, task = content["cluster"]["worker"], content["task"]
+        fits = len(workers) == ranks and task["type"] == "worker" and int(task["index"]) == rank
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise DataError("TF_CONFIG", "the addresses of the %d ranks that RANK_SIZE says, and rank %d as this one"
+                        % (ranks, rank), repr(text)[:200], "start with test/*_8p.sh, or unset RANK_SIZE for one rank")
+    return workers
+
+
+def _host(address):
+    return address.rpartition(":")[0]
