@@ -4,25 +4,31 @@
     cd <model folder>; python -m common.launch --case=acc --ranks=1 train.py [train.py's flags]
 
 The scripts in a model folder's test/ call this. It checks the flags with the script's own parse_args and looks for
-the data with its find_data, opens the run folder (checkpoint.open_run), streams rank 0, stops all ranks when one
-fails, and returns the first failing rank's exit code. It runs on Python's standard library until the repository's
+the data with its find_data, opens the run folder (checkpoint.open_run), streams the first rank, stops all ranks when
+one fails, and returns the first failing rank's exit code. It runs on Python's standard library until the repository's
 .venv, when there is one, takes over.
+
+The ranks may be on several servers, each with a launcher of its own and the same rank table (RANK_TABLE_FILE). A
+launcher starts those of its server; the one that has rank 0 opens the run folder and prints the summary. What a rank
+finds in its environment: docs/ascend.md, "Environment".
 """
 import argparse
-import ctypes
+import collections
+import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 
+from common import flags, processes
+
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
-_GRACE_SEC = 20  # what the other ranks get to save and end once one has failed
-_PR_SET_PDEATHSIG = 1
+_SHOWN_LINES = 15  # of the log of the rank that failed first
 # TensorFlow's C++ prints these before its own log level applies, or on Ascend at level INFO; they stay in the log file.
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 |[\d-]+ [\d:.]+: [IW] ")
 
@@ -30,60 +36,86 @@ _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[I
 def main(argv=None):
     """Returns the exit code: 0, the failing rank's, 143 after SIGTERM or 130 after Ctrl-C."""
     started = time.time()
-    parser = argparse.ArgumentParser(prog="python -m common.launch", description=__doc__.split("\n")[0])
-    parser.add_argument("--case", choices=("acc", "perf"), required=True, help="suffix of the case name")
-    parser.add_argument("--ranks", type=int, default=1, help="number of processes")
-    parser.add_argument("script", help="training script in the current folder")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="its flags")
-    own = parser.parse_args(argv)
+    own = _parse_args(argv)
     _enter_venv()
     if importlib.util.find_spec("numpy") is None:
         return _refuse(_NOT_INSTALLED % ("numpy", sys.executable, _ROOT))
 
-    from common import checkpoint, datacheck, logparse, report
-    model_folder = os.getcwd()
+    from common import checkpoint, datacheck, logparse, ranktable, report
     script = _load(own.script)
     parsed = script.parse_args(own.flags)
     if importlib.util.find_spec("tensorflow") is None:
         return _refuse(_NOT_INSTALLED % ("tensorflow", sys.executable, _ROOT))
     output_path = parsed.output_path
     try:
+        table = _find_table(own.ranks)
+        server_id = ranktable.this_server(table, own.server_id if own.ranks > 1 else None)
+        ranks = table.servers()[server_id]
+        environments = _environments(table, ranks)
         script.find_data(parsed)
-        continued = checkpoint.open_run(output_path, vars(parsed))
+        continued = ranks[0] == 0 and checkpoint.open_run(output_path, vars(parsed))
         datacheck.prepare_output_dir(output_path)
     except datacheck.DataError as error:
         return _refuse(str(error))
     if continued:
         print("continuing the unfinished run in %s" % output_path, flush=True)
 
-    devices = [int(os.environ.get("ASCEND_DEVICE_ID") or 0) + rank for rank in range(own.ranks)]
-    logs = [os.path.join(output_path, "train_%d.log" % device) for device in devices]
-    print("log: %s" % logs[0], flush=True)
-    offset = os.path.getsize(logs[0]) if os.path.exists(logs[0]) else 0
-    exit_code = _run_ranks([sys.executable, own.script] + own.flags, devices, logs)
+    cores = _share_cores(len(ranks))
+    if own.ranks > 1:
+        print("%d ranks: %s on this server (%s), %s" % (own.ranks, _spans(ranks), server_id, (
+            "%d core(s) each" % len(cores[0]) if cores[0] else "cores not bound")), flush=True)
+    # Servers may share the folder and number their devices alike, but a rank is there once.
+    numbers = ranks if len(table.servers()) > 1 else [table.devices[rank].device_id for rank in ranks]
+    log_names = [os.path.join(output_path, "train_%d.log" % number) for number in numbers]
+    print("log: %s" % log_names[0], flush=True)
+    command = [sys.executable, own.script] + own.flags
+    if own.ranks > 1:
+        command.append("--output_path=" + output_path)  # whose default depends on the rank's device
+    exit_code, failed, summaries = _run_ranks(command, environments, cores, log_names)
 
-    with open(logs[0], encoding="utf-8", errors="replace") as lines:
-        lines.seek(offset)
-        summary = logparse.summarize(lines)
     wall_sec = time.time() - started
-    if os.path.exists(os.path.join(output_path, "metrics.jsonl")):
-        report.write_report(output_path)
+    if ranks[0] == 0:
+        del summaries[1:]  # its [done] line stands for the run
+        if os.path.exists(os.path.join(output_path, "metrics.jsonl")):
+            report.write_report(output_path)
     if exit_code in (130, 143):
         print("stopped on request; the same command continues this run", flush=True)
         return exit_code
-    if exit_code == 0 and not summary.finished:
-        exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (own.script, logs[0]))
-    if exit_code == 0 and summary.device == "npu":
-        exit_code = _npu_notice(summary.used_npu, logs[0])
+    summary = summaries[0]
+    unfinished = next((name for name, found in zip(log_names, summaries) if not found.finished), None)
+    if exit_code == 0 and unfinished:
+        exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (own.script, unfinished))
+    if exit_code == 0 and ranks[0] == 0 and summary.device == "npu":
+        exit_code = _npu_notice(summary.used_npu, log_names[0])
     if exit_code:
-        print("training failed with exit code %d; log: %s" % (exit_code, logs[0]), file=sys.stderr, flush=True)
+        print("training failed with exit code %d; log: %s" % (exit_code, log_names[failed]), file=sys.stderr,
+              flush=True)
         return exit_code
-    network = os.path.basename(model_folder)
+    if ranks[0] != 0:
+        print("ranks %s are done; the result is in the run folder on %s, which has rank 0" % (
+            _spans(ranks), table.devices[0].server_id), flush=True)
+        return 0
+    network = os.path.basename(os.getcwd())
     case_name = "%s_bs%d_%dp_%s" % (network, summary.batch_size, own.ranks, own.case)
     logparse.write_case_files(output_path, case_name, network, summary, wall_sec)
     print(logparse.final_block(summary, wall_sec))
     print("report: %s" % os.path.join(output_path, "report.md"), flush=True)
     return 0
+
+
+def _parse_args(argv):
+    parser = flags.Parser(prog="python -m common.launch", description=__doc__.split("\n")[0])
+    parser.add_argument("--case", choices=("acc", "perf"), required=True, help="suffix of the case name")
+    parser.add_argument("--ranks", type=flags.integer(1), default=1, help="number of processes, on all servers")
+    parser.add_argument("--server_id", default=os.environ.get("SERVER_ID") or None,
+                        help="which server of the rank table this is, when its addresses do not tell; default "
+                             "$SERVER_ID")
+    parser.add_argument("script", help="training script in the current folder")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="its flags")
+    own, unknown = parser.parse_known_args(argv)  # as they are: their spelling is the script's business
+    if unknown:
+        parser.error("unknown flag '%s'" % unknown[0])
+    return own
 
 
 def _enter_venv():
@@ -105,91 +137,169 @@ def _load(script):
     return module
 
 
-def _run_ranks(command, devices, logs):
-    """Runs one process per device, returns when all have ended; the result is the first failure's exit code or 0."""
-    ranks, stop = [], {"signal": None, "count": 0}
+def _find_table(ranks):
+    """The RankTable of a run: that of RANK_TABLE_FILE, which one rank does not need, or one of this machine."""
+    from common import ranktable
+    from common.datacheck import DataError
+    if ranks == 1:
+        device_id = os.environ.get("ASCEND_DEVICE_ID") or "0"
+        if not device_id.isdigit():
+            raise DataError("ASCEND_DEVICE_ID", "a device's number", repr(device_id), "correct it or unset it")
+        table = ranktable.local_table(1)
+        return table._replace(devices=(table.devices[0]._replace(device_id=int(device_id)),))
+    path = os.environ.get("RANK_TABLE_FILE")
+    if not path:
+        return ranktable.local_table(ranks)
+    os.environ["RANK_TABLE_FILE"] = flags.input_path(path)  # the ranks and find_data are to find it from anywhere
+    return ranktable.check(os.environ["RANK_TABLE_FILE"], ranks, "--ranks")
 
-    def forward(number, _frame):
-        stop["signal"], stop["count"] = number, stop["count"] + 1
-        for process in ranks:
-            if process.poll() is None:
-                process.send_signal(number if stop["count"] < 3 else signal.SIGKILL)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+def _environments(table, ranks):
+    """What each of these ranks finds in its environment: a list of dict."""
+    from common import ranktable
+    common = {name: value for name, value in os.environ.items() if name != "TF_CONFIG" and not name.startswith("CM_")}
+    common.update(PYTHONUNBUFFERED="1", RANK_SIZE=str(len(table.devices)))
+    common.setdefault("JOB_ID", "10087")
+    common["PYTHONPATH"] = os.pathsep.join([_ROOT] + [p for p in [os.environ.get("PYTHONPATH")] if p])
+    made = [dict(common, RANK_ID=str(rank), ASCEND_DEVICE_ID=str(table.devices[rank].device_id)) for rank in ranks]
+    if len(table.devices) > 1:
+        endpoints = ranktable.endpoints(table)
+        for rank, environment in zip(ranks, made):
+            environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(table.devices[rank].device_id)
+            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": endpoints},
+                                                   "task": {"type": "worker", "index": rank}})
+    return made
+
+
+def _visible_gpu(device_id):
+    """CUDA_VISIBLE_DEVICES for a rank: its device, counted among those that the user lets be seen."""
+    from common.datacheck import DataError
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return str(device_id)
+    if visible.strip() in ("", "-1"):  # no GPU, for nobody
+        return visible
+    listed = visible.split(",")
+    if device_id >= len(listed):
+        raise DataError("CUDA_VISIBLE_DEVICES", "at least %d GPUs, because a rank has device %d" % (
+            device_id + 1, device_id), visible, "list more, start fewer ranks, or unset it")
+    return listed[device_id].strip()
+
+
+def _share_cores(count):
+    """Equal blocks of neighbouring cores, which share caches: a list of set of int, or of None for no binding.
+
+    TensorFlow counts the cores that it may use, so its thread pools follow.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    for rank, device in enumerate(devices):
-        environment = dict(os.environ, PYTHONUNBUFFERED="1", RANK_ID=str(rank), RANK_SIZE=str(len(devices)),
-                           ASCEND_DEVICE_ID=str(device))
-        environment.setdefault("JOB_ID", "10087")
-        environment["PYTHONPATH"] = os.pathsep.join([_ROOT] + [p for p in [os.environ.get("PYTHONPATH")] if p])
-        share = cores[rank::len(devices)] if len(devices) > 1 and len(cores) >= len(devices) else None
-        terminal = ()
-        if rank == 0 and sys.stderr.isatty():
-            terminal = (os.dup(sys.stderr.fileno()),)  # the child's own stderr goes into the log
-            environment["RUN_PROGRESS_FD"] = str(terminal[0])
-        ranks.append(subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=terminal, start_new_session=True, preexec_fn=_child_setup(share)))
-    readers = [threading.Thread(target=_copy_output, args=(process.stdout, log, rank == 0))
-               for rank, (process, log) in enumerate(zip(ranks, logs))]
-    for reader in readers:
-        reader.start()
+    if count == 1 or not cores:
+        return [None] * count
+    size = len(cores) // count
+    return [set(cores[index * size:(index + 1) * size]) or {cores[index % len(cores)]} for index in range(count)]
 
-    failed, deadline = None, None
-    while any(process.poll() is None for process in ranks):
-        time.sleep(0.1)
-        if failed is None:
-            failed = next((rank for rank, process in enumerate(ranks) if process.poll()), None)
-            if failed is not None and stop["signal"] is None:
-                deadline = time.time() + _GRACE_SEC
-                for process in ranks:
-                    if process.poll() is None:
-                        process.terminate()
-        if deadline and time.time() > deadline:
-            for process in ranks:
-                if process.poll() is None:
-                    process.kill()
-    for reader in readers:
+
+def _spans(ranks):
+    """[0, 1, 2, 5] -> '0-2,5'."""
+    spans = []
+    for rank in ranks:
+        if spans and spans[-1][1] == rank - 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    return ",".join("%d-%d" % (first, last) if first < last else "%d" % first for first, last in spans)
+
+
+def _run_ranks(command, environments, cores, log_names):
+    """Runs this server's ranks, shows what the first one says, and tells which one failed first.
+
+    Returns:
+      exit_code: int, 0 or that of the first failure.
+      failed: index of that rank here, 0 when there is none.
+      summaries: logparse.Summary of each rank's part of its log.
+    """
+    from common import logparse
+    with contextlib.ExitStack() as opened:
+        logs = [opened.enter_context(open(name, "a+b", buffering=0)) for name in log_names]
+        offsets = [log.seek(0, os.SEEK_END) for log in logs]
+        with _shown(logs[0].fileno(), offsets[0]), _handed_down_terminal(environments[0]) as terminal:
+            failed, exit_code = processes.run(command, [
+                processes.Task(environment, log, block, () if index else terminal)
+                for index, (environment, log, block) in enumerate(zip(environments, logs, cores))])
+        texts = [opened.enter_context(_text_from(log, offset)) for log, offset in zip(logs, offsets)]
+        summaries = [logparse.summarize(text) for text in texts]
+        if exit_code not in (0, 130, 143) and int(environments[0]["RANK_SIZE"]) > 1:
+            end = "see above"
+            if failed:
+                texts[failed].seek(offsets[failed])
+                end = "the end of %s:\n%s" % (
+                    log_names[failed], "".join(collections.deque(texts[failed], _SHOWN_LINES)))
+            print("rank %s failed first (%s); %s" % (environments[failed]["RANK_ID"], _name_exit(exit_code), end),
+                  file=sys.stderr, flush=True)
+    return exit_code, failed or 0, summaries
+
+
+def _name_exit(code):
+    try:
+        return "exit code %d, %s" % (code, signal.Signals(code - 128).name)
+    except ValueError:
+        return "exit code %d" % code
+
+
+@contextlib.contextmanager
+def _handed_down_terminal(environment):
+    """File descriptors for the rank that draws a progress bar, since its own stderr goes into the log."""
+    if not sys.stderr.isatty():
+        yield ()
+        return
+    descriptor = os.dup(sys.stderr.fileno())
+    environment["RUN_PROGRESS_FD"] = str(descriptor)
+    try:
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _shown(log, offset):
+    """Shows on the terminal what is written to a log, a file descriptor, from an offset on."""
+    ended = threading.Event()
+    reader = threading.Thread(target=_follow, args=(log, offset, ended), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        ended.set()
         reader.join()
-    for number, handler in previous.items():
-        signal.signal(number, handler)
-    if failed is None:
-        failed = next((rank for rank, process in enumerate(ranks) if process.poll()), None)
-    if failed is None:
-        return 0
-    if failed != 0:
-        _show_end(failed, logs[failed])
-    code = ranks[failed].poll()
-    return code if code > 0 else 128 - code
 
 
-def _child_setup(cores):
-    """A function for the child before exec: binds it to cores and has it ended when the launcher dies."""
-    def setup():
-        if cores:
-            os.sched_setaffinity(0, cores)
-        if sys.platform.startswith("linux"):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return setup
+def _follow(log, offset, ended):
+    """Copies whole lines to the terminal until `ended` is set and nothing is left."""
+    begun = b""
+    while True:
+        last = ended.wait(0.1)  # asked before the reading, so that the end of the log is not missed
+        part = os.pread(log, 1 << 20, offset)  # the offset of the file itself belongs to those who write
+        offset += len(part)
+        lines = (begun + part).split(b"\n")
+        begun = lines.pop()
+        if last and not part and begun:
+            lines, begun = [begun], b""
+        for line in lines:
+            if _CHATTER.match(line):
+                continue
+            try:
+                sys.stdout.write(("\r\033[K" if sys.stdout.isatty() else "") + line.decode("utf-8", "replace") + "\n")
+                sys.stdout.flush()
+            except (OSError, ValueError):  # nobody looks any more
+                return
+        if last and not part:
+            return
 
 
-def _copy_output(pipe, log, show):
-    """Copies a rank's output into its log, and to the terminal as well when `show`."""
-    with open(log, "ab", buffering=0) as file:
-        for line in iter(pipe.readline, b""):
-            file.write(line)
-            if show and not _CHATTER.match(line):
-                try:
-                    sys.stdout.write(("\r\033[K" if sys.stdout.isatty() else "") + line.decode("utf-8", "replace"))
-                    sys.stdout.flush()
-                except (OSError, ValueError):
-                    show = False
-
-
-def _show_end(rank, log):
-    with open(log, encoding="utf-8", errors="replace") as lines:
-        print("rank %d failed first; the end of %s:\n%s" % (rank, log, "".join(lines.readlines()[-15:])),
-              file=sys.stderr, flush=True)
+def _text_from(log, offset):
+    """The lines of a log from an offset on, in the same file even if its name has changed; nobody writes any more."""
+    text = open(os.dup(log.fileno()), encoding="utf-8", errors="replace")
+    text.seek(offset)
+    return text
 
 
 def _npu_notice(used_npu, log):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher, with a training script that needs no TensorFlow."""
+"""The launcher on one server, with a training script that needs no TensorFlow."""
 import fcntl
+import json
 import os
 import pty
 import signal
@@ -12,64 +13,23 @@ import time
 
 import pytest
 from conftest import ROOT
+from launching import SCRIPT, Launching, all_gone, is_alive, pids_in, wait_for
 
-SCRIPT = '''
-import argparse, os, signal, sys, time
-sys.path.insert(0, %r)
-from common import flags
-def parse_args(argv=None):
-    parser = flags.Parser(prog="train.py")
-    parser.add_argument("--do", default="finish")
-    flags.add_run_group(parser, epochs=1, batch_size=8, precision_mode="force_fp32")
-    parsed = parser.parse_args(argv)
-    parsed.output_path = os.path.abspath(parsed.output_path)
-    return parsed
-def find_data(parsed):
-    from common.datacheck import DataError
-    if parsed.data_path:
-        raise DataError(parsed.data_path, "data", "none", "give another")
-if __name__ == "__main__":
-    parsed, rank = parse_args(), int(os.environ["RANK_ID"])
-    signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(143)))
-    print("rank", rank, "of", os.environ["RANK_SIZE"], "device", os.environ["ASCEND_DEVICE_ID"], "pid", os.getpid())
-    print("[run] model=Fake device=cpu ranks=%%s batch_size=8" %% os.environ["RANK_SIZE"])
-    if parsed.do == "fail" and rank == int(os.environ["RANK_SIZE"]) - 1:
-        time.sleep(0.3)
-        sys.exit("the reason")
-    if parsed.do in ("fail", "wait"):
-        time.sleep(60)
-    if parsed.do == "finish":
-        from common import runlog
-        bar = runlog.progress_bar(30, 0)
-        bar.update(30)
-        bar.refresh()
-        bar.close()
-        print("[train] step=1 loss=2.0")
-        print("[done] step=1 images_per_sec=80.0 images_per_sec_per_card=80.0 ms_per_step=100.0 status=ok")
-''' % ROOT
+from common import launch, processes
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts the launcher in a model folder of its own; the process is killed in the end."""
-    folder = tmp_path / 'Net'
-    folder.mkdir()
-    (folder / 'train.py').write_text(SCRIPT)
-    started = []
+def net(tmp_path):
+    launching = Launching(tmp_path)
+    yield launching
+    launching.close()
 
-    def launch(*words, ranks=1):
-        environment = dict(os.environ, PYTHON=sys.executable, PYTHONPATH=ROOT)
-        for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE'):
-            environment.pop(name, None)
-        started.append(subprocess.Popen(
-            [sys.executable, '-m', 'common.launch', '--case=acc', '--ranks=%d' % ranks, 'train.py',
-             '--output_path=out'] + list(words),
-            cwd=str(folder), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        return started[-1], folder / 'out'
-    yield launch
-    for process in started:
-        if process.poll() is None:
-            process.kill()
+
+def write_table(path, device_ids):
+    path.write_text(json.dumps({'version': '1.0', 'status': 'completed', 'server_count': '1', 'server_list': [
+        {'server_id': '192.0.2.1', 'device': [{'device_id': str(device_id), 'rank_id': str(rank)}
+                                              for rank, device_id in enumerate(device_ids)]}]}))
+    return str(path)
 
 
 def test_a_terminal_sees_a_progress_bar_and_the_log_does_not(tmp_path):
@@ -95,93 +55,225 @@ def test_a_terminal_sees_a_progress_bar_and_the_log_does_not(tmp_path):
     assert '30/30' not in (tmp_path / 'out' / 'train_0.log').read_text()
 
 
-def wait_for(path, text, seconds=20):
-    deadline = time.time() + seconds
-    while time.time() < deadline:
-        if path.exists() and text in path.read_text():
-            return path.read_text()
-        time.sleep(0.05)
-    raise AssertionError('%s never appeared in %s' % (text, path))
-
-
-def is_alive(pid):
-    try:
-        with open('/proc/%d/stat' % pid) as stat:
-            return stat.read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except OSError:
-        return False
-
-
-def test_a_run_ends_with_the_documented_block_and_files(start):
-    process, out = start()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+def test_a_run_ends_with_the_documented_block_and_files(net):
+    code, said = net.run()
+    assert code == 0, said
+    assert 'log: %s\n' % net.log() in said and said.index('rank 0 of 1') < said.index('[done]')
     assert 'Final Performance images/sec : 80.00' in said
     assert 'Final Performance sec/step : 0.1000' in said
-    assert sorted(os.listdir(str(out))) == ['Net_bs8_1p_acc.log', 'Net_bs8_1p_acc_loss.txt', 'train_0.log']
-    assert 'rank 0 of 1 device 0' in (out / 'train_0.log').read_text()
+    assert sorted(os.listdir(str(net.net / 'out'))) == ['Net_bs8_1p_acc.log', 'Net_bs8_1p_acc_loss.txt', 'train_0.log']
+    assert 'rank 0 of 1 device 0' in net.log().read_text()
 
 
-def test_a_failing_rank_stops_all_and_gives_its_exit_code(start):
-    process, out = start('--do=fail', ranks=3)
-    before = time.time()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert time.time() - before < 30
-    assert 'rank 2 failed first' in said and 'the reason' in said and 'training failed' in said
-    assert 'Final Performance' not in said
+def test_several_ranks_share_folder_and_cores_and_only_the_first_is_shown(net):
+    cores = sorted(os.sched_getaffinity(0))
+    size = max(1, len(cores) // 3)
+    code, said = net.run('--do=tell', ranks=3, output=None, TF_CONFIG='{}', CM_CHIEF_IP='10.0.0.1', CM_WORKER_SIZE='9')
+    assert code == 0 and '3 ranks: 0-2 on this server (127.0.0.1), %d core(s) each\n' % size in said, said
+    assert 'rank 0 of 3' in said and 'rank 1 of 3' not in said and 'Net_bs8_3p_acc.log' in os.listdir(
+        str(net.net / 'test' / 'output' / '0'))
+    (net.net / 'out').symlink_to(net.net / 'test' / 'output' / '0')
+    told = [net.told(rank) for rank in range(3)]
+    cluster = json.loads(told[0]['TF_CONFIG'])['cluster']
+    assert len(set(cluster['worker'])) == 3 and all(word.startswith('127.0.0.1:') for word in cluster['worker'])
     for rank in range(3):
-        text = (out / ('train_%d.log' % rank)).read_text()
+        block = cores[rank * size:(rank + 1) * size] if len(cores) >= 3 else [cores[rank % len(cores)]]
+        assert json.loads(told[rank].pop('TF_CONFIG')) == {
+            'cluster': cluster, 'task': {'type': 'worker', 'index': rank}}
+        assert told[rank] == {
+            'RANK_ID': str(rank), 'RANK_SIZE': '3', 'ASCEND_DEVICE_ID': str(rank), 'CUDA_VISIBLE_DEVICES': str(rank),
+            'JOB_ID': '10087', 'cores': block, 'output_path': str(net.net / 'test' / 'output' / '0')}
+
+
+def test_one_rank_is_left_alone(net):
+    given = dict(CUDA_VISIBLE_DEVICES='5', RANK_TABLE_FILE='any', JOB_ID='7', ASCEND_DEVICE_ID='4', SERVER_ID='other')
+    code, said = net.run('--do=tell', TF_CONFIG='{}', CM_CHIEF_IP='10.0.0.1', **given)
+    assert code == 0 and 'on this server' not in said, said
+    del given['SERVER_ID']
+    assert net.told(4) == dict(given, RANK_ID='0', RANK_SIZE='1', cores=sorted(os.sched_getaffinity(0)),
+                               output_path=str(net.net / 'out'))
+
+
+def test_a_rank_table_says_which_devices(net, tmp_path):
+    table = write_table(tmp_path / 'table.json', [2, 0])
+    code, said = net.run('--do=tell', ranks=2, RANK_TABLE_FILE='table.json', CALLED_FROM=str(tmp_path),
+                         CUDA_VISIBLE_DEVICES='GPU-a, GPU-b,GPU-c', output=str(net.net / 'out'))
+    assert code == 0 and '0-1 on this server (192.0.2.1)' in said and 'log: %s\n' % net.log(2) in said, said
+    told = [net.told(2), net.told(0)]
+    assert [one['ASCEND_DEVICE_ID'] for one in told] == ['2', '0'] and [one['RANK_ID'] for one in told] == ['0', '1']
+    assert [one['CUDA_VISIBLE_DEVICES'] for one in told] == ['GPU-c', 'GPU-a']
+    assert {one['RANK_TABLE_FILE'] for one in told} == {table}
+    assert all('"127.0.0.1:' in one['TF_CONFIG'] for one in told)  # one server: the address need not be this machine's
+
+
+@pytest.mark.parametrize('value', ['', '-1'])
+def test_no_gpu_stays_no_gpu(value, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', value)
+    assert launch._visible_gpu(3) == value
+
+
+@pytest.mark.parametrize('cores, ranks, expected', [
+    (8, 2, [{0, 1, 2, 3}, {4, 5, 6, 7}]), (7, 3, [{0, 1}, {2, 3}, {4, 5}]), (2, 4, [{0}, {1}, {0}, {1}]),
+    (4, 1, [None])])
+def test_cores_are_shared_in_blocks(cores, ranks, expected, monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(cores)))
+    assert launch._share_cores(ranks) == expected
+
+
+def test_rank_numbers_are_shown_in_short():
+    assert launch._spans([0, 1, 2, 4, 6, 7]) == '0-2,4,6-7'
+
+
+def test_a_failing_rank_stops_all_and_gives_its_exit_code(net):
+    before = time.time()
+    code, said = net.run('--do=fail', ranks=3)
+    assert code == 1 and time.time() - before < 30
+    assert 'rank 2 failed first (exit code 1); the end of %s' % net.log(2) in said and 'the reason' in said
+    assert 'training failed' in said and 'Final Performance' not in said
+    for rank in range(3):
+        text = net.log(rank).read_text()
         assert 'rank %d of 3 device %d' % (rank, rank) in text
         assert ('saved' in text) == (rank < 2)  # SIGTERM, not SIGKILL, ends the others
-        assert not is_alive(int(text.split('pid ')[1].split()[0]))
+        assert not is_alive(pids_in(text)[0])
 
 
-def test_success_without_a_result_is_a_failure(start):
-    process, _ = start('--do=nothing')
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and 'without a [done] line' in said
+def test_the_rank_that_failed_first_is_shown_not_those_that_lost_it(net):
+    code, said = net.run('--do=lose_peer', ranks=4)
+    assert code == 3 and 'rank 3 failed first (exit code 3)' in said and 'the reason' in said, said
+    assert 'a peer vanished' not in said.split('failed first')[1]
 
 
-def test_sigterm_reaches_the_training_which_saves(start):
-    process, out = start('--do=wait')
-    wait_for(out / 'train_0.log', '[run]')
+def test_a_rank_that_a_signal_ends_is_named_with_it(net):
+    code, said = net.run('--do=crash', ranks=2)
+    assert code == 137 and 'rank 1 failed first (exit code 137, SIGKILL)' in said, said
+    assert 'saved' in net.log(0).read_text()
+
+
+def test_a_rank_that_hangs_is_killed_with_its_children_in_time(net):
+    before = time.time()
+    code, said = net.run('--do=stubborn_fail', ranks=2)
+    assert code == 1 and 'rank 1 failed first' in said and time.time() - before < 20
+    pids = pids_in(net.log(0).read_text())
+    assert len(pids) == 2 and all_gone(pids, 1)
+    assert processes.GRACE_SEC < 30
+
+
+def test_a_rank_may_end_before_the_others(net):
+    code, said = net.run('--do=early', ranks=2)
+    assert code == 0 and '[done]' in net.log(0).read_text() and 'Final Performance' in said, said
+
+
+def test_what_a_finished_rank_left_behind_is_ended(net):
+    code, said = net.run('--do=leave')
+    pids = pids_in(net.log().read_text())
+    assert code == 0 and len(pids) == 2 and all_gone(pids, 1), said
+
+
+def test_success_without_a_result_is_a_failure(net):
+    code, said = net.run('--do=nothing')
+    assert code == 1 and 'without a [done] line' in said
+
+
+def test_sigterm_reaches_every_rank_which_saves(net):
+    process = net.start('--do=wait', ranks=2)
+    for rank in range(2):
+        wait_for(net.log(rank), '[run]')
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143 and 'saved' in said and 'continues this run' in said
+    assert 'saved' in net.log(1).read_text() and 'failed' not in said
 
 
-def test_ctrl_c_reaches_the_training(start):
-    process, out = start('--do=wait')
-    pid = int(wait_for(out / 'train_0.log', '[run]').split('pid ')[1].split()[0])
+def test_ctrl_c_reaches_the_training(net):
+    process = net.start('--do=wait')
+    pid, = pids_in(wait_for(net.log(), '[run]'))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and 'KeyboardInterrupt' in said
+    assert process.returncode == 130 and 'KeyboardInterrupt' in said
     assert not is_alive(pid)
 
 
-def test_no_orphan_survives_the_launcher(start):
-    process, out = start('--do=wait', ranks=2)
-    pids = [int(wait_for(out / ('train_%d.log' % rank), '[run]').split('pid ')[1].split()[0]) for rank in range(2)]
+def test_the_third_request_is_not_refused(net):
+    process = net.start('--do=stubborn', ranks=2)
+    pids = sum([pids_in(wait_for(net.log(rank), 'child')) for rank in range(2)], [])
+    for _ in range(3):
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    process.communicate(timeout=10)
+    assert process.returncode == 137 and all_gone(pids, 1)
+
+
+def test_a_rank_that_was_asked_elsewhere_stops_the_run_on_request(net):
+    code, said = net.run('--do=give_up', ranks=2)
+    assert code == 143 and 'stopped on request' in said and 'failed' not in said, said
+    assert 'saved' in net.log(0).read_text()
+
+
+def test_no_orphan_survives_the_launcher(net):
+    process = net.start('--do=wait', ranks=2)
+    pids = [pids_in(wait_for(net.log(rank), '[run]'))[0] for rank in range(2)]
     assert all(is_alive(pid) for pid in pids)
     process.kill()
-    process.wait()
-    deadline = time.time() + 20
-    while any(is_alive(pid) for pid in pids) and time.time() < deadline:
-        time.sleep(0.1)
-    assert not any(is_alive(pid) for pid in pids)
+    assert all_gone(pids, 10)
+    assert all('saved' in net.log(rank).read_text() for rank in range(2))
 
 
-def test_a_wrong_flag_is_found_before_anything_starts(start):
-    process, out = start('--batch_size=0')
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and '--batch_size' in said
-    assert not out.exists()
+def test_no_orphan_survives_even_if_it_hangs_and_has_children(net):
+    process = net.start('--do=stubborn', ranks=2)
+    pids = sum([pids_in(wait_for(net.log(rank), 'child')) for rank in range(2)], [])
+    watcher, = [pid for pid in children(process.pid) if pid not in pids]
+    os.kill(watcher, signal.SIGTERM)  # as a scheduler that asks everybody
+    process.kill()
+    time.sleep(0.5)
+    assert len(pids) == 4 and all(is_alive(pid) for pid in pids + [watcher])  # they have time to save
+    assert all_gone(pids + [watcher], 10)
 
 
-def test_missing_data_is_found_before_anything_starts(start):
-    process, out = start('--data_path=nowhere')
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and said.endswith('nowhere: expected data; found none; give another.\n')
+def test_no_rank_survives_a_launcher_that_is_killed_while_it_starts_them(net):
+    """Killed at the first sign of a rank, when some are known to nobody but themselves."""
+    process = net.start('--do=wait', ranks=8)
+    deadline, seen = time.time() + 20, set()
+    while len(seen) < 3 and time.time() < deadline:
+        seen.update(children(process.pid))
+    process.send_signal(signal.SIGSTOP)
+    seen.update(children(process.pid))
+    process.kill()
+    assert len(seen) >= 3 and all_gone(seen, 10)
+
+
+def children(pid):
+    try:
+        with open('/proc/%d/task/%d/children' % (pid, pid)) as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def test_a_wrong_flag_is_found_before_anything_starts(net):
+    code, said = net.run('--batch_size=0')
+    assert code == 2 and '--batch_size' in said
+    assert not (net.net / 'out').exists()
+
+
+def test_missing_data_is_found_before_anything_starts(net):
+    code, said = net.run('--data_path=nowhere')
+    assert code == 1 and said.endswith('nowhere: expected data; found none; give another.\n')
     assert said.count('\n') == 1
-    assert not out.exists()
+    assert not (net.net / 'out').exists()
+
+
+@pytest.mark.parametrize('ranks, environment, told', [
+    ('0', {}, "--ranks: found '0', expected an integer of at least 1"),
+    ('two', {}, "--ranks: found 'two'"),
+    (2, {'RANK_TABLE_FILE': 'nowhere.json'}, 'nowhere.json: expected a rank table'),
+    (3, {'RANK_TABLE_FILE': 'table.json'}, 'table.json: expected 3 devices, as --ranks says; found 2;'),
+    (2, {'RANK_TABLE_FILE': 'table.json', 'SERVER_ID': 'b'}, '--server_id: expected one of 192.0.2.1'),
+    (2, {'CUDA_VISIBLE_DEVICES': '0'}, 'CUDA_VISIBLE_DEVICES: expected at least 2 GPUs, because a rank has device 1'),
+    (2, {'HCCL_IF_BASE_PORT': 'high'}, 'HCCL_IF_BASE_PORT: expected a port'),
+    (1, {'ASCEND_DEVICE_ID': 'npu'}, "ASCEND_DEVICE_ID: expected a device's number")])
+def test_what_cannot_start_is_said_in_one_sentence(ranks, environment, told, net):
+    write_table(net.net / 'table.json', [0, 1])
+    code, said = net.run(ranks=ranks, **environment)
+    assert code == (2 if '--ranks:' in told else 1) and told in said and said.count('\n') == 1, said
+    assert not (net.net / 'out').exists()
