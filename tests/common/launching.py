@@ -44,27 +44,33 @@ def nothing(rank, last):
 def wait(rank, last):
     time.sleep(60)
 
+def wait_for_others(rank, last):  # the last rank returns when all are ready for a signal
+    if rank != last:
+        time.sleep(60)
+    while not all(os.path.exists("../ready_%d" % other) for other in range(last)):
+        time.sleep(0.01)
+
 def fail(rank, last):
-    time.sleep(0.3 if rank == last else 60)
+    wait_for_others(rank, last)
     sys.exit("the reason")
 
 def crash(rank, last):
-    time.sleep(0.3 if rank == last else 60)
+    wait_for_others(rank, last)
     os.kill(os.getpid(), signal.SIGKILL)
 
 def lose_peer(rank, last):  # the others see it 50 ms later and fail, too
     if rank == last:
-        time.sleep(0.5)
+        wait_for_others(rank, last)
         print("the reason")
-        open("gone", "w").close()
+        open("../gone", "w").close()
         os._exit(3)
-    while not os.path.exists("gone"):
+    while not os.path.exists("../gone"):
         time.sleep(0.002)
     time.sleep(0.05)
     sys.exit("a peer vanished")
 
 def give_up(rank, last):  # on request of somebody at another server
-    time.sleep(0.3 if rank == last else 60)
+    wait_for_others(rank, last)
     sys.exit(143)
 
 def early(rank, last):
@@ -79,7 +85,8 @@ def tell(rank, last):
     done()
 
 def child():
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    code = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); "
+            "time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     process.stdout.readline()
     print("child %d." % process.pid)
@@ -91,12 +98,14 @@ def leave(rank, last):
 def stubborn(rank, last):  # as one that hangs in native code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child()
+    open("../settled", "w").close()
     time.sleep(60)
 
 def stubborn_fail(rank, last):
     if rank != last:
         stubborn(rank, last)
-    time.sleep(1.5)
+    while not os.path.exists("../settled"):
+        time.sleep(0.01)
     sys.exit("the reason")
 
 def meet(rank, last, then="done"):  # all ranks connect to rank 0, which lets them go
@@ -145,6 +154,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(143)))
     print("rank", rank, "of", os.environ["RANK_SIZE"], "device", os.environ["ASCEND_DEVICE_ID"], "pid", os.getpid())
     print("[run] model=Fake device=cpu ranks=%s batch_size=8" % os.environ["RANK_SIZE"])
+    open("../ready_%d" % rank, "w").close()
     globals()[parsed.do](rank, int(os.environ["RANK_SIZE"]) - 1)
 '''
 _OF_A_RANK = ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'CUDA_VISIBLE_DEVICES', 'JOB_ID',
@@ -198,7 +208,7 @@ class Launching:
             process.stdout.close()
 
 
-def wait_for(path, text, seconds=20):
+def wait_for(path, text, seconds=60):
     """The content of a file once it contains a text."""
     deadline = time.time() + seconds
     while time.time() < deadline:
