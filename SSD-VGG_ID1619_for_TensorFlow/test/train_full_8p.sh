@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 200 epochs of Pascal VOC on eight cards, 8 images a step on each; test/8p.json names the cards.
+# RANK_SIZE=N starts another number of ranks, for which the learning rate is to be scaled in proportion.
 set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"
-exec "${PYTHON:-python3}" -m common.launch --case=acc --ranks=8 train.py \
+ranks="${RANK_SIZE:-8}"
+if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
+exec "${PYTHON:-python3}" -m common.launch --case=acc --ranks="$ranks" train.py \
   --epochs=200 --batch-size=8 --lr-values='0.002;0.0003;0.00003' --lr-boundaries='40000;50000' --warmup_steps=1000 "$@"

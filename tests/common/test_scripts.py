@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two root commands: the Python they take, what they say when they cannot go on, how tests are summed."""
+"""The two root commands: the Python they take, what they say when they cannot go on, how tests are summed.
+
+And the scripts for eight cards: how many ranks they start, with which table, and that their flags are known.
+"""
+import glob
 import os
 import shutil
 import stat
@@ -294,3 +298,44 @@ def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine)
     assert not (ready_machine.root / '.sampledata').exists()
     relative = ready_machine('quickstart.sh', '--data_path', 'here')
     assert 'trained --data_path=%s/here\n' % ready_machine.root in relative.stdout
+
+
+EIGHT_CARDS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', 'train_*_8p.sh')))
+for_eight_cards = pytest.mark.parametrize('script', EIGHT_CARDS, ids=[
+    os.path.basename(path)[:-3] + '-' + os.path.relpath(path, ROOT).split('_')[0] for path in EIGHT_CARDS])
+
+
+def test_every_model_has_scripts_for_eight_cards():
+    models = [os.path.dirname(path) for path in glob.glob(os.path.join(ROOT, '*', 'train.py'))]
+    assert EIGHT_CARDS == sorted(os.path.join(model, 'test', 'train_%s_8p.sh' % kind)
+                                 for model in models for kind in ('full', 'performance'))
+
+
+@for_eight_cards
+def test_eight_ranks_or_as_many_as_are_asked_for(script, tmp_path):
+    python = write_script(tmp_path / 'python', '#!/bin/sh\necho "table=$RANK_TABLE_FILE" "$@"\n')
+
+    def words(**environment):
+        for name in ('RANK_SIZE', 'RANK_TABLE_FILE'):
+            environment.setdefault(name, '')
+        return subprocess.check_output([BASH, script, '--more=1'], cwd=str(tmp_path), text=True,
+                                       env=dict(os.environ, PYTHON=str(python), **environment)).split()
+    folder = os.path.dirname(os.path.dirname(script))
+    eight, two = words(), words(RANK_SIZE='2')
+    assert eight[0] == 'table=%s/test/8p.json' % folder and '--ranks=8' in eight and eight[-1] == '--more=1'
+    assert two[0] == 'table=' and two[1:] == [word.replace('=8', '=2') if word in ('--ranks=8', '--rank_size=8')
+                                              else word for word in eight[1:]]
+    assert words(RANK_TABLE_FILE='mine.json', RANK_SIZE='2')[0] == 'table=mine.json'
+    assert words(RANK_TABLE_FILE='mine.json')[0] == 'table=mine.json'
+
+
+@for_eight_cards
+def test_the_flags_for_eight_cards_are_known(script, tmp_path):
+    """The next thing that is wrong is the data."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ('RANK_SIZE', 'RANK_TABLE_FILE', 'CUDA_VISIBLE_DEVICES')}
+    done = subprocess.run([BASH, script, '--data_path=none', '--output_path=out'], cwd=str(tmp_path),
+                          env=dict(environment, PYTHON=sys.executable), text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    assert done.returncode == 1 and ': expected' in done.stdout and str(tmp_path / 'none') in done.stdout, done.stdout
+    assert done.stdout.count('\n') == 1 and not os.listdir(str(tmp_path))
