@@ -190,7 +190,7 @@ def test_ctrl_c_reaches_the_training(net):
     pid, = pids_in(wait_for(net.log(), '[run]'))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and 'KeyboardInterrupt' in said
+    assert process.returncode != 0 and 'KeyboardInterrupt' in said  # 130, but 1 from Python 3.7
     assert not is_alive(pid)
 
 
