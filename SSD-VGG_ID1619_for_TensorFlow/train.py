@@ -261,7 +261,7 @@ def train(parsed):
         """average_precision.Result, or None when a request to stop came before the last image."""
         mine = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
                                 eval_images, num_workers(parsed, runtime.ranks), runtime.rank, runtime.ranks)
-        detections = infer.of_all_ranks(itertools.takewhile(lambda _: not stop.exit_code, mine), eval_images, runtime)
+        detections = infer.of_all_ranks(itertools.takewhile(lambda _: not stop.asked, mine), eval_images, runtime)
         found = infer.evaluate(detections, data, parsed.eval_set)
         runtime.meet(stop)
         if stop.exit_code:
@@ -271,7 +271,7 @@ def train(parsed):
         return found
 
     # Loop
-    stop = checkpoint.StopRequest()
+    stop = checkpoint.StopRequest(runtime.ranks)
     throughput = runlog.Throughput(images_per_step)
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None

@@ -305,7 +305,7 @@ def train(parsed):
             log.warn("passed over: %s (%d so far)" % (problem, len(shards.bad)))
 
     # Loop
-    stop = checkpoint.StopRequest()
+    stop = checkpoint.StopRequest(runtime.ranks)
     throughput = runlog.Throughput(images_per_step * per_run, warmup_steps=max(1, 5 // per_run))
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None

@@ -253,17 +253,23 @@ def check_variables(stored, expected, where):
 class StopRequest:
     """Turns SIGTERM and Ctrl-C into a flag that the loop reads after each step; a second Ctrl-C ends at once.
 
+    Args:
+      ranks: int. Several must stop after the same step, so with them exit_code waits for Runtime.meet.
     Attributes:
-      exit_code: 0 while nobody asked; 143 after SIGTERM, 130 after Ctrl-C.
+      asked: 0 while nobody asked this process; 143 after SIGTERM, 130 after Ctrl-C.
+      exit_code: 0 while training goes on, else the code to end with.
     """
 
-    def __init__(self):
-        self.exit_code = 0
+    def __init__(self, ranks=1):
+        self._alone = ranks == 1
+        self.asked = self.exit_code = 0
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, number, _frame):
-        self.exit_code = 128 + number
+        self.asked = 128 + number
+        if self._alone:
+            self.exit_code = self.asked
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -11,6 +11,9 @@ import os
 from common.datacheck import DataError
 
 BYTES_PER_PACK = 32 << 20  # of gradients reduced at a time: many small reductions cost more than the bytes
+# A ring cuts a tensor into chunks of 64 bytes and more. A rank that has no chunk to fetch does not notice that its
+# neighbour is gone, so every sum comes with a chunk for each.
+_CHUNK_VALUES = 16
 TIMEOUT_SEC = 600  # for all ranks to come to a sum; one of them may still be writing its shards or its checkpoint
 
 
@@ -41,10 +44,10 @@ class Collectives:
             options = distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK,
                                                                    timeout_seconds=float(TIMEOUT_SEC))
             strategy = distribute.MultiWorkerMirroredStrategy(communication_options=options)
-            self._in_replica, self._keywords = strategy.run, {"options": options}
+            self._in_replica, self._all_reduce = strategy.run, functools.partial(_all_reduce, tf, options=options)
         else:  # TensorFlow 1.15
             strategy = distribute.experimental.MultiWorkerMirroredStrategy()
-            self._in_replica, self._keywords = strategy.experimental_run_v2, {}
+            self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce_as_one, tf)
         if config is not None:
             self._config = strategy.update_config_proto(config)
             self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=rank,
@@ -78,8 +81,8 @@ class Collectives:
         tf, sums = self._tf, {}
         for dtype in sorted({tensor.dtype.base_dtype.name for tensor in tensors}):  # packed, so one type at a time
             places = [place for place, tensor in enumerate(tensors) if tensor.dtype.base_dtype.name == dtype]
-            sums.update(zip(places, self._in_replica(functools.partial(
-                _all_reduce, tf, [tensors[place] for place in places], self._keywords))))
+            chosen = [tensors[place] for place in places] + [tf.zeros([_CHUNK_VALUES * self.ranks], dtype)]
+            sums.update(zip(places, self._in_replica(functools.partial(self._all_reduce, chosen))))
         return [sums[place] for place in range(len(tensors))]
 
     def naming_lost_ranks(self, function):
@@ -99,10 +102,17 @@ class AveragedGradients:
         return list(zip(self._mean(list(gradients)), variables))
 
 
-def _all_reduce(tf, tensors, keywords):
+def _all_reduce(tf, tensors, **keywords):
     # The strategy looks at the device of a tensor, which the caller's need not have.
     return tf.distribute.get_replica_context().all_reduce(
         tf.distribute.ReduceOp.SUM, [tf.identity(tensor) for tensor in tensors], **keywords)
+
+
+def _all_reduce_as_one(tf, tensors):
+    """_all_reduce for the release that does not pack tensors itself."""
+    total, = _all_reduce(tf, [tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)])
+    parts = tf.split(total, [tensor.shape.num_elements() for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors)]
 
 
 def _naming_lost_ranks(tf, rank, function):

@@ -186,8 +186,7 @@ class Runtime:
     def _of_rank_0(self, variables):
         """Rank 0's values of a graph's or of eager variables: tensors."""
         if self.device != "npu":
-            # read_value: a variable made under control dependencies drags them along when it is read otherwise
-            values = [variable.read_value() for variable in variables]
+            values = [_read(variable) for variable in variables]
             return self._sum(values if self.rank == 0 else [self.tf.zeros_like(value) for value in values])
         values = []
         for variable in variables:
@@ -317,9 +316,9 @@ class Runtime:
         """
         if self.ranks == 1:
             return [float(loss) for loss in losses]
-        sums = self.total([bool(stop.exit_code)] + list(losses))
-        if sums[0] and not stop.exit_code:
-            stop.exit_code = 143
+        sums = self.total([bool(stop.asked)] + list(losses))
+        if sums[0]:
+            stop.exit_code = stop.asked or 143
         return [float(value) / self.ranks for value in sums[1:]]
 
     def of_rank_0(self, number):
@@ -356,7 +355,7 @@ class Runtime:
             return lambda: None
 
         def means():
-            return [total / self.ranks for total in self._sum([variable.read_value() for variable in moving])]
+            return [total / self.ranks for total in self._sum([_read(variable) for variable in moving])]
 
         if self._eager:
             compiled = self.naming_lost_ranks(tf.function(means))
@@ -464,6 +463,11 @@ def _import_tensorflow2():
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return tf
+
+
+def _read(variable):
+    """A new tensor of a variable's value: the one that a graph keeps may drag control dependencies along."""
+    return variable.read_value() if hasattr(variable, "read_value") else variable.value  # Keras 3
 
 
 def _names(variables):

@@ -203,7 +203,7 @@ def train(parsed):
         return result
 
     # Loop
-    stop = checkpoint.StopRequest()
+    stop = checkpoint.StopRequest(runtime.ranks)
     throughput = runlog.Throughput(images_per_step)
     before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
     newest = restored[0] if restored else None

@@ -2,41 +2,13 @@
 """Two launchers on two servers: two network namespaces with a cable between them."""
 import json
 import os
-import shutil
 import signal
-import subprocess
 
 import pytest
+from conftest import SERVERS
 from launching import Launching, all_gone, pids_in, wait_for
 
-A, B = '10.77.0.1', '10.77.0.2'
-
-
-def ip(*words):
-    done = subprocess.run(['ip'] + list(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode == 0, ' '.join(['ip'] + list(words)) + ': ' + done.stdout.strip()
-
-
-@pytest.fixture(scope='module')
-def servers():
-    """{address: words before a command that is to run on the server with this address}."""
-    if not shutil.which('ip'):
-        pytest.skip('two servers need the program ip (iproute2)')
-    names = {A: 'zoo-a-%d' % os.getpid(), B: 'zoo-b-%d' % os.getpid()}
-    steps = [['netns', 'add', name] for name in names.values()]
-    steps.append(['link', 'add', 'zoo', 'netns', names[A], 'type', 'veth', 'peer', 'name', 'zoo', 'netns', names[B]])
-    for address, name in names.items():
-        steps += [['-n', name] + words.split() for words in (
-            'address add %s/24 dev zoo' % address, 'link set zoo up', 'link set lo up')]
-    try:
-        for step in steps:
-            made, said = ip(*step)
-            if not made:
-                pytest.skip('two servers need root and network namespaces (%s)' % said)
-        yield {address: ('ip', 'netns', 'exec', name) for address, name in names.items()}
-    finally:
-        for name in names.values():
-            ip('netns', 'delete', name)
+A, B = SERVERS
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def train(parsed):
               **runtime.describe(0.01))
     for message in runtime.warnings:
         log.warn(message)
-    stop = checkpoint.StopRequest()
+    stop = checkpoint.StopRequest(runtime.ranks)
 
     def save(step):
         runtime.share_statistics(tf.global_variables())
