@@ -8,9 +8,10 @@ the data with its find_data, opens the run folder (checkpoint.open_run), streams
 one fails, and returns the first failing rank's exit code. It runs on Python's standard library until the repository's
 .venv, when there is one, takes over.
 
-The ranks may be on several servers, each with a launcher of its own and the same rank table (RANK_TABLE_FILE). A
-launcher starts those of its server; the one that has rank 0 opens the run folder and prints the summary. What a rank
-finds in its environment: docs/ascend.md, "Environment".
+The ranks may be on several servers: the same command on each, with the same rank table in RANK_TABLE_FILE and, where
+the table's addresses do not tell which server it is, its server_id in SERVER_ID. A launcher starts the ranks of its
+server; the one that has rank 0 opens the run folder and prints the summary. A rank finds RANK_ID, RANK_SIZE,
+ASCEND_DEVICE_ID and JOB_ID in its environment; one of several also TF_CONFIG and, as a GPU, CUDA_VISIBLE_DEVICES.
 """
 import argparse
 import collections

@@ -19,9 +19,9 @@ import threading
 import time
 
 GRACE_SEC = 20  # from SIGTERM to SIGKILL when one has failed
-SAVING_SEC = 300  # the same when all were asked to stop, from the end of the first: another may still be saving
+SAVING_SEC = 120  # the same when all were asked to stop, from the end of the first: another may still be saving
 _LEFTOVER_SEC = 1  # what a process's own children get to end after it
-_ON_REQUEST = (130, 143)  # 128 + SIGINT, 128 + SIGTERM
+_ON_REQUEST = (130, 143)  # exit codes of one that was asked, 128 + SIGINT or SIGTERM, and has saved
 
 Task = collections.namedtuple("Task", "environment log cores pass_fds")
 Task.__doc__ = """One process to start: dict environment, its log (a binary file opened for appending, also of its
@@ -82,7 +82,7 @@ def _see_to_the_end(pids, events):
             if not requests:
                 for pid in running.values():
                     _signal(os.kill, pid, signal.SIGTERM)
-            deadline = time.monotonic() + (SAVING_SEC if requests or exit_code in _ON_REQUEST else GRACE_SEC)
+            deadline = time.monotonic() + (SAVING_SEC if requests or number in _ON_REQUEST else GRACE_SEC)
     return first
 
 

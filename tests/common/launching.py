@@ -112,6 +112,14 @@ def stubborn_fail(rank, last):
         time.sleep(0.01)
     sys.exit("the reason")
 
+def stubborn_signalled(rank, last):  # not asked to save: ended
+    if rank == last:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        while not os.path.exists("../settled"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    stubborn(rank, last)
+
 def meet(rank, last, then="done"):  # all ranks connect to rank 0, which lets them go
     host, port = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][0].split(":")
     if rank == 0:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import pytest
@@ -124,6 +125,15 @@ def test_rank_numbers_are_shown_in_short():
     assert launch._spans([0, 1, 2, 4, 6, 7]) == '0-2,4,6-7'
 
 
+def test_the_end_of_a_log_is_shown_without_chatter(tmp_path, capsys):
+    (tmp_path / 'log').write_bytes(b'old\n2026-01-01 10:00:00.1: I tensorflow/core\nnew\xff\nno newline')
+    ended = threading.Event()
+    ended.set()
+    with open(str(tmp_path / 'log'), 'rb') as log:
+        launch._follow(log.fileno(), 4, ended)
+    assert capsys.readouterr().out == 'new\ufffd\nno newline\n'
+
+
 def test_a_failing_rank_stops_all_and_gives_its_exit_code(net):
     process = net.start('--do=fail', ranks=3)
     wait_for(net.log(2), 'the reason')
@@ -151,9 +161,10 @@ def test_a_rank_that_a_signal_ends_is_named_with_it(net):
     assert 'saved' in net.log(0).read_text()
 
 
-def test_a_rank_that_hangs_is_killed_with_its_children_in_time(net):
-    code, said = net.run('--do=stubborn_fail', ranks=2)
-    assert code == 1 and 'rank 1 failed first' in said
+@pytest.mark.parametrize('do, ends_with', [('stubborn_fail', 1), ('stubborn_signalled', 143)])
+def test_a_rank_that_hangs_is_killed_with_its_children_in_time(do, ends_with, net):
+    code, said = net.run('--do=' + do, ranks=2)
+    assert code == ends_with and ('rank 1 failed first' in said) == (code == 1), said
     pids = pids_in(net.log(0).read_text())
     assert len(pids) == 2 and all_gone(pids, 5)
     assert processes.GRACE_SEC < 30
