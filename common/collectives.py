@@ -45,9 +45,9 @@ class Collectives:
                                                                    timeout_seconds=float(TIMEOUT_SEC))
             strategy = distribute.MultiWorkerMirroredStrategy(communication_options=options)
             self._in_replica, self._all_reduce = strategy.run, functools.partial(_all_reduce, tf, options=options)
-        else:  # TensorFlow 1.15
+        else:  # TensorFlow 1.15, which waits for a lost rank for ever; the launcher ends it
             strategy = distribute.experimental.MultiWorkerMirroredStrategy()
-            self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce_as_one, tf)
+            self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce, tf)
         if config is not None:
             self._config = strategy.update_config_proto(config)
             self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=rank,
@@ -106,13 +106,6 @@ def _all_reduce(tf, tensors, **keywords):
     # The strategy looks at the device of a tensor, which the caller's need not have.
     return tf.distribute.get_replica_context().all_reduce(
         tf.distribute.ReduceOp.SUM, [tf.identity(tensor) for tensor in tensors], **keywords)
-
-
-def _all_reduce_as_one(tf, tensors):
-    """_all_reduce for the release that does not pack tensors itself."""
-    total, = _all_reduce(tf, [tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)])
-    parts = tf.split(total, [tensor.shape.num_elements() for tensor in tensors])
-    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors)]
 
 
 def _naming_lost_ranks(tf, rank, function):

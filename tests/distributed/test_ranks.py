@@ -84,7 +84,6 @@ def test_a_nan_of_one_rank_stops_all(new_run):
     assert run.events('fail')[-1]['message'].startswith('loss at step 5')
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_rank_is_named_and_the_others_say_that_it_is_lost(new_run, victim):
     run = new_run()
