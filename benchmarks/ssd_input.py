@@ -6,7 +6,7 @@
 
 DIR holds a VOCdevkit tree. Input: decoding, augmentation and matching of its 500x375 JPEGs that have three boxes or
 more, with the first three. Detection: decoding and non-maximum suppression of one image of 8,732 boxes and 20 classes,
-all scores above the confidence of 0.01.
+all scores above the confidence of 0.01. README.md beside this file says what the output means.
 """
 import argparse
 import os
@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [os.path.join(ROOT, "SSD-VGG_ID1619_for_TensorFlow"), ROOT]
+import in_turns
+
+in_turns.use_folder("SSD-VGG_ID1619_for_TensorFlow")
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
@@ -27,7 +28,7 @@ SIZE_PX = (500, 375)
 
 
 def measure_input(data_path, boxes, preset, images):
-    """Prints images/s of one core, by part."""
+    """Record of images/s of one core, with milliseconds by part."""
     import process_dataset
     from training_data import TrainingData
     with tempfile.TemporaryDirectory() as folder:
@@ -53,26 +54,27 @@ def measure_input(data_path, boxes, preset, images):
         marks.append(time.process_time())
         for part, before, after in zip(parts, marks, marks[1:]):
             parts[part] += after - before
-    print("input, %s, %d images of %d x %d, %d boxes: %.0f images/s per core (%s)" % (
-        (preset.name, images) + SIZE_PX + (boxes, images / sum(parts.values()), ", ".join(
-            "%s %.2f ms" % (part, 1000 * seconds / images) for part, seconds in parts.items()))), flush=True)
+    return {"comparison": "SSD %s, input on one core, %d x %d with %d boxes" % ((preset.name,) + SIZE_PX + (boxes,)),
+            "ours": images / sum(parts.values()),
+            "milliseconds": {part: 1000 * seconds / images for part, seconds in parts.items()}}
 
 
-def measure_detection(preset, rounds=50):
-    """Prints milliseconds for one image, for scattered boxes and for boxes that cover each other."""
+def measure_detection(preset, repetitions):
+    """Records of images/s of one core, for scattered boxes and for boxes that cover each other."""
     defaults, random = ssdutils.default_boxes(preset), np.random.RandomState(0)
-    for name, spread in (("scattered", 1.0), ("as they are", 0.0)):
+    for name, spread in (("scattered", 1.0), ("not moved", 0.0)):
         logits = random.normal(0, 0.3, (len(defaults), 21))
         scores = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
         offsets = random.normal(0, spread, (len(defaults), 4)).astype(np.float32)
         milliseconds = []
-        for _ in range(rounds):
+        for _ in range(repetitions):
             before = time.process_time()
             boxes, _, _ = ssdutils.detect(scores, offsets, defaults)
             milliseconds.append(1000 * (time.process_time() - before))
-        print("detection, %s, %d x 21 scores, %.0f %% above 0.01, default boxes %s: median %.1f ms, %d kept" % (
-            preset.name, len(defaults), 100 * (scores[:, :-1] > 0.01).mean(), name, np.median(milliseconds),
-            len(boxes)), flush=True)
+        yield {"comparison": "SSD %s, detection on one core, %d boxes of %d classes, %s" % (
+                   preset.name, len(defaults), logits.shape[1] - 1, name),
+               "ours": 1000 / np.median(milliseconds), "milliseconds": np.median(milliseconds),
+               "above_confidence_fraction": (scores[:, :-1] > 0.01).mean(), "kept": len(boxes)}
 
 
 def main():
@@ -80,14 +82,21 @@ def main():
     parser.add_argument("--data_path", help="folder with a VOCdevkit tree; without it only detection is measured")
     parser.add_argument("--boxes", type=int, default=3, help="objects of an image")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a few images: to see that it runs, not for figures")
     parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS), default="vgg300")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     preset = ssdutils.PRESETS[arguments.preset]
-    if arguments.data_path:
-        measure_input(arguments.data_path, arguments.boxes, preset, arguments.images)
-    measure_detection(preset)
+
+    def one_round():
+        if arguments.data_path:
+            images = 5 if arguments.quick else arguments.images
+            yield measure_input(arguments.data_path, arguments.boxes, preset, images)
+        yield from measure_detection(preset, 3 if arguments.quick else 50)
+
+    return in_turns.run_rounds(arguments.rounds, one_round, arguments.quick)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The benchmarks' table: its arithmetic on known figures, what becomes of a failure, and one real run of few steps."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, os.path.join(ROOT, 'benchmarks'))
+import collect  # noqa: E402
+import in_turns  # noqa: E402
+
+# A peer; --die makes it end as one whose PyTorch is missing.
+PEER = '''
+import argparse, json, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("model")
+for flag in ("--batch", "--steps", "--threads"):
+    parser.add_argument(flag, type=int, required=True)
+parser.add_argument("--die", action="store_true")
+asked = parser.parse_args()
+if asked.die:
+    import torch_that_is_not_there
+for mode, rate in (("fp32", 80.0), ("fp32_cl", 100.0), ("bf16_cl", 200.0)):
+    print(json.dumps({"model": asked.model, "batch": asked.batch, "mode": mode, "images_per_sec": rate}))
+print(json.dumps({"best_eager": 200.0, "best": 200.0}))
+'''
+
+# A step of known speed: 100, 300, 200 images/s in the three rounds in float32, twice that in bfloat16.
+STEP = '''
+import json, os, sys
+sys.path.insert(0, %r)
+import in_turns
+arguments = in_turns.parser("A step.", batch=4).parse_args()
+if arguments.measure:
+    counter = __file__ + arguments.measure
+    turn = os.path.getsize(counter) if os.path.exists(counter) else 0
+    open(counter, "a").write(".")
+    rate = [100.0, 300.0, 200.0][turn] * (2 if arguments.measure == "default" else 1)
+    print("chatter of a library")
+    print(json.dumps({"step": rate, "in_memory": rate, "multiply_adds": 1000000000, "peak_rss_mb": 7,
+                      "compute_dtype": "bfloat16" if arguments.measure == "default" else "float32"}))
+else:
+    sys.exit(in_turns.compare_steps(arguments, __file__, "Net", "photos"))
+''' % os.path.join(ROOT, 'benchmarks')
+
+PEAKS = '''
+import json
+print(json.dumps({"tensorflow": "9.8.7", "peak_gflops": {"float32": 2400.0, "bfloat16": 9600.0}}))
+'''
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """Function of flags that runs the collector on fake benchmarks: exit code, facts, {comparison: cells}, text."""
+    def script(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    nothing = {'data': {}, 'required': None, 'batch': None, 'peer_model': None, 'peer_steps': None}
+    step = dict(nothing, script=script('step.py', STEP), batch=4, peer_model='net', peer_steps=3)
+    monkeypatch.setattr(collect, 'BENCHMARKS', {
+        collect.PEAK: collect.Benchmark(**dict(nothing, script=script('peaks.py', PEAKS))),
+        'dies': collect.Benchmark(**dict(nothing, script=script('dies.py', 'raise OSError("no | such disk")'))),
+        'net': collect.Benchmark(**step)})
+    peer = '%s %s' % (sys.executable, script('peer.py', PEER))
+
+    def run(*flags):
+        output = tmp_path / 'results' / 'table.md'
+        code = collect.main([flag.replace('PEER', peer) for flag in flags] + ['--output=%s' % output])
+        return (code,) + tables(output.read_text())
+    return run
+
+
+def tables(text):
+    """The facts {name: text}, the rows {comparison: {column: cell}} and the text itself."""
+    facts, figures = text.strip().split('\n\n')
+    cells = [[cell.strip() for cell in line.strip('|').split(' | ')] for line in figures.splitlines()]
+    assert all(len(row) == len(cells[0]) for row in cells), figures
+    return (dict([part.strip() for part in line.strip('|').split(' | ')] for line in facts.splitlines()[2:]),
+            {row[0]: dict(zip(cells[0], row)) for row in cells[2:]}, text)
+
+
+def test_medians_spreads_and_shares_of_three_rounds(fakes, capsys):
+    code, facts, rows, text = fakes('--only=net', '--peer=PEER')
+    assert code == 0
+    assert rows == {
+        'Net, step, both in float32': {
+            'comparison': 'Net, step, both in float32', 'batch': '4', 'precision': 'float32', 'ours, images/s': '200.0',
+            'other, images/s': '100.0 (fp32_cl)', 'ratio': '2.00', 'spread': '1.00 to 3.00',
+            'ours, share of peak': '0.5', 'other, share of peak': '0.25', 'memory, MiB': '7'},
+        'Net, step, both in their best mode': {
+            'comparison': 'Net, step, both in their best mode', 'batch': '4', 'precision': 'bfloat16',
+            'ours, images/s': '400.0', 'other, images/s': '200.0 (bf16_cl)', 'ratio': '2.00', 'spread': '1.00 to 3.00',
+            'ours, share of peak': '0.25', 'other, share of peak': '0.125', 'memory, MiB': '7'},
+        'Net, step, bfloat16 against float32': {
+            'comparison': 'Net, step, bfloat16 against float32', 'batch': '4', 'precision': 'bfloat16',
+            'ours, images/s': '400.0', 'other, images/s': '200.0 (ours in float32)', 'ratio': '2.00',
+            'spread': '2.00 to 2.00', 'ours, share of peak': '-', 'other, share of peak': '-', 'memory, MiB': '-'}}
+    assert facts['TensorFlow'] == '9.8.7' and facts['rounds'] == '3 of 3'
+    assert facts['4096 x 4096 product in float32'] == '2400 GFLOP/s'
+    assert {'CPU', 'cores', 'memory', 'commit', 'date', 'PyTorch'} < set(facts)
+    said = capsys.readouterr()
+    assert said.out == text
+    assert '[6 of 6] round 3 of 3: net; about 0 minutes left' in said.err
+
+
+def test_without_a_peer_its_columns_are_empty(fakes):
+    code, facts, rows, _ = fakes('--only=net', '--quick')
+    row = rows['Net, step, both in float32 (quick)']
+    assert code == 0 and 'PyTorch' not in facts and 'quick' in facts['rounds']
+    assert (row['ours, images/s'], row['other, images/s'], row['ratio'], row['spread']) == ('100.0', '-', '-', '-')
+
+
+def test_failures_are_rows_and_the_rest_runs(fakes):
+    code, _, rows, _ = fakes('--peer=PEER --die', '--rounds=2')
+    assert code == 1
+    assert rows['dies']['other, images/s'] == 'failed: OSError: no / such disk'
+    row = rows['Net, step, both in float32']
+    assert row['ours, images/s'] == '200.0' and row['ratio'] == '-'
+    assert row['other, images/s'].startswith('failed: ') and 'torch_that_is_not_there' in row['other, images/s']
+
+
+def test_a_peer_with_another_batch_is_refused(tmp_path):
+    (tmp_path / 'peer.py').write_text(PEER)
+    command = '%s %s net --batch 8 --steps 1 --threads 1' % (sys.executable, tmp_path / 'peer.py')
+    assert in_turns.run_peer(command, 8) == {'fp32': 80.0, 'fp32_cl': 100.0, 'bf16_cl': 200.0}
+    with pytest.raises(in_turns.Failed, match='expected batch 4, as ours; found 8'):
+        in_turns.run_peer(command, 4)
+
+
+def test_time_steps_counts_waiting_for_data_and_not_what_was_ready(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(in_turns.time, 'perf_counter', lambda: clock[0])
+
+    class Data:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __next__(self):
+            clock[0] += 1.0
+            return 3.0
+
+    def step(seconds):
+        clock[0] += seconds
+    figures = in_turns.time_steps(step, 2.0, 8, in_turns.Plan(1, 2, 3), lambda block: Data())
+    assert figures == {'step': 4.0, 'in_memory': 4.0, 'from_data': 2.0, 'data_wait': 0.25}
+
+
+def test_multiply_adds_are_those_of_the_forward_pass_alone():
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default():
+        images = tf.placeholder(tf.float32, [2, 8, 8, 3])
+        kernel = tf.get_variable('kernel', [3, 3, 3, 5])
+        depthwise = tf.get_variable('depthwise', [3, 3, 5, 1])
+        weights = tf.get_variable('weights', [5, 7])
+        x = tf.nn.conv2d(images, kernel, strides=[1, 2, 2, 1], padding='SAME')
+        x = tf.nn.depthwise_conv2d(x, depthwise, [1, 1, 1, 1], 'SAME')
+        scores = tf.matmul(tf.reduce_mean(x, [1, 2]), weights)
+        tf.matmul(scores, tf.ones([7, 100]))  # of another branch
+        loss = tf.reduce_mean(scores)
+        tf.gradients(loss, [kernel, weights])
+        assert in_turns.multiply_adds(loss) == 2 * (4 * 4 * 5 * 27 + 4 * 4 * 5 * 9 + 5 * 7)
+
+
+def test_wrong_flags_are_refused(capsys):
+    for flags, said in ((['--only=resnet'], "found 'resnet'"), (['--voc=/nowhere'], 'expected a folder'),
+                        (['--rounds=0'], 'expected 1 or more'),
+                        (['--only=create_tfrecords'], 'needs --imagenet_images')):
+        with pytest.raises(SystemExit) as end:
+            collect.parse_args(flags)
+        assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_real_run_of_few_steps(tmp_path):
+    pytest.importorskip('tensorflow', minversion='2.9')
+    (tmp_path / 'peer.py').write_text(PEER)
+    done = subprocess.run(
+        ['bash', os.path.join(ROOT, 'benchmarks', 'run.sh'), '--quick', '--only=cutmix', '--output=table.md',
+         '--peer=%s peer.py' % sys.executable], cwd=str(tmp_path), env=dict(os.environ, PYTHON=sys.executable),
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts, rows, _ = tables((tmp_path / 'table.md').read_text())
+    row = rows["CutMix's ResNet-20, step, both in float32 (quick)"]
+    assert float(row['ours, images/s']) > 0 and row['other, images/s'] == '100.0 (fp32_cl)'
+    assert abs(float(row['ratio']) - float(row['ours, images/s']) / 100) < 0.01
+    # By its layers ResNet-20 has 40.8 million: 0.4 in the first, 14.2, 13.1 and 13.1 in the three stages.
+    peak = float(facts['4096 x 4096 product in float32'].split()[0])
+    work_m = float(row['other, share of peak']) * peak * 1e3 / 6 / 100
+    assert 40 < work_m < 42
+    assert "CutMix's ResNet-20, training against the published way (quick)" in rows
+
+
+def test_lines_that_are_not_json_are_passed_over(tmp_path):
+    (tmp_path / 'says.py').write_text('print("words")\nprint(%r)' % json.dumps({'a': 1}))
+    assert in_turns.json_lines([sys.executable, str(tmp_path / 'says.py')]) == [{'a': 1}]
+    (tmp_path / 'silent.py').write_text('print("words")')
+    with pytest.raises(in_turns.Failed, match='expected lines of JSON; found none'):
+        in_turns.json_lines([sys.executable, str(tmp_path / 'silent.py')])
