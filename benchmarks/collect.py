@@ -21,6 +21,7 @@ import in_turns
 
 sys.path.insert(0, in_turns.ROOT)
 
+from common import flags  # noqa: E402
 from common.checkpoint import write_text  # noqa: E402
 from common.runlog import source_commit  # noqa: E402
 
@@ -34,11 +35,10 @@ BENCHMARKS = collections.OrderedDict((
     (PEAK, Benchmark("matmul_peak.py", {}, None, None, None, None)),
     ("cspnet", Benchmark("cspnet_step.py", {"data_path": "cifar10"}, None, 64, "cspnet", 8)),
     ("cutmix", Benchmark("cutmix_step.py", {"data_path": "cifar10"}, None, 32, "resnet20", 60)),
-    ("shufflenet", Benchmark("shufflenet_step.py", {"data_dir": "imagenet_shards"}, None, 64, "shufflenet", 6)),
+    ("shufflenet", Benchmark("shufflenet_step.py", {"data_dir": "imagenet"}, None, 64, "shufflenet", 6)),
     ("ssd", Benchmark("ssd_step.py", {"data_path": "voc"}, None, 8, "ssd", 3)),
     ("ssd_input", Benchmark("ssd_input.py", {"data_path": "voc"}, None, None, None, None)),
-    ("create_tfrecords", Benchmark("shufflenet_step.py", {"create": "imagenet_images"}, "imagenet_images", None, None,
-                                   None)),
+    ("create_tfrecords", Benchmark("shufflenet_step.py", {"create": "imagenet"}, "imagenet", None, None, None)),
 ))
 
 
@@ -139,35 +139,35 @@ def document(records, facts, rounds_done, quick):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = flags.Parser(prog="run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ", ".join(name for name in BENCHMARKS if name != PEAK)
     parser.add_argument("--peer", metavar="COMMAND", help="a program that takes MODEL --batch N --steps N --threads N")
     parser.add_argument("--cifar10", metavar="DIR", help="CIFAR-10; random images without it")
-    parser.add_argument("--imagenet_shards", metavar="DIR", help="folder with train_shards/")
-    parser.add_argument("--imagenet_images", metavar="DIR", help="folder with train/<class>/*.JPEG")
+    parser.add_argument("--imagenet", metavar="DIR", help="folder with train_shards/, or with train/<class>/*.JPEG, "
+                        "which also create_tfrecords needs")
     parser.add_argument("--voc", metavar="DIR", help="folder with a VOCdevkit tree")
-    parser.add_argument("--only", metavar="NAME,...", help="some of: " + ", ".join(list(BENCHMARKS)[1:]))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", metavar="NAME,...", help="some of: " + names)
+    parser.add_argument("--rounds", type=flags.integer(1), default=3, help="default 3")
     parser.add_argument("--quick", action="store_true", help="one round of few steps: to see that it runs")
     parser.add_argument("--output", metavar="FILE", help="default results/<date>-<commit>.md in this folder")
     parsed = parser.parse_args(argv)
     wanted = parsed.only.split(",") if parsed.only else list(BENCHMARKS)
     for name in wanted:
         if name not in BENCHMARKS:
-            parser.error("--only: found '%s', expected some of %s" % (name, ", ".join(list(BENCHMARKS)[1:])))
+            parser.error("--only: found '%s', expected some of %s" % (name, names))
         required = BENCHMARKS[name].required
         if parsed.only and required and not getattr(parsed, required):
             parser.error("--only: %s needs --%s" % (name, required))
-    if parsed.rounds < 1:
-        parser.error("--rounds: found %d, expected 1 or more" % parsed.rounds)
     if parsed.quick:
         parsed.rounds = 1
-    for flag in ("cifar10", "imagenet_shards", "imagenet_images", "voc"):
+    for flag in ("cifar10", "imagenet", "voc"):
         path = getattr(parsed, flag)
         if path and not os.path.exists(path):
-            parser.error("--%s: %s: expected a folder; there is none" % (flag, path))
+            parser.error("--%s: found nothing at %s, expected the data" % (flag, path))
     parsed.names = [name for name, benchmark in BENCHMARKS.items() if name == PEAK or (
         name in wanted and (not benchmark.required or getattr(parsed, benchmark.required)))]
+    if not parsed.only and parsed.imagenet and not os.path.isdir(os.path.join(parsed.imagenet, "train")):
+        parsed.names.remove("create_tfrecords")
     return parsed
 
 

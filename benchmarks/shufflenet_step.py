@@ -6,8 +6,8 @@ create_tfrecords.py.
     python benchmarks/shufflenet_step.py --data_dir=DIR --peer="PYTHON torch_peer.py shufflenet --batch 64 --steps 6"
     python benchmarks/shufflenet_step.py --create=IMAGES
 
-DIR holds train_shards/; IMAGES holds train/<class>/*.JPEG. README.md beside this file says what a peer prints and what
-the output means.
+DIR holds train_shards/, or train/<class>/*.JPEG, which are made into shards first; IMAGES holds the latter. README.md
+beside this file says what a peer prints and what the output means.
 """
 import contextlib
 import json
@@ -26,6 +26,7 @@ CREATE_IMAGES, QUICK_CREATE_IMAGES = 10000, 500
 def measure(arguments):
     """Prints one JSON object: images/s of the median step in memory, of blocks in memory and of blocks from shards."""
     in_turns.use_folder(FOLDER)
+    import prepare
     import train
     from common.runtime import Runtime
     from create_tfrecords import read_manifest
@@ -35,7 +36,7 @@ def measure(arguments):
                                "--synthetic"] + ([] if default else ["--precision_mode=" + arguments.measure]))
     shards = None
     if arguments.data_dir and default:
-        folder = os.path.join(arguments.data_dir, "train_shards")
+        folder, _ = prepare.find_shards(arguments.data_dir, os.path.join(in_turns.ROOT, FOLDER, "data"), "train", True)
         shards = Shards(folder, (read_manifest(folder) or {"num_classes": parsed.num_classes})["num_classes"])
         for record in range(len(shards)):  # from memory, as every epoch after the first reads them
             shards.read(record)
@@ -83,7 +84,7 @@ def measure_create(images, workers, count):
 
 def main():
     parser = in_turns.parser(__doc__, batch=64)
-    parser.add_argument("--data_dir", help="folder with train_shards/; without it nothing is read from shards")
+    parser.add_argument("--data_dir", help="ImageNet; without it nothing is read from shards")
     parser.add_argument("--create", metavar="IMAGES", help="measure create_tfrecords.py on this image folder instead")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of --create")
     parser.add_argument("--width", default="0.5")

@@ -168,9 +168,9 @@ def test_multiply_adds_are_those_of_the_forward_pass_alone():
 
 
 def test_wrong_flags_are_refused(capsys):
-    for flags, said in ((['--only=resnet'], "found 'resnet'"), (['--voc=/nowhere'], 'expected a folder'),
-                        (['--rounds=0'], 'expected 1 or more'),
-                        (['--only=create_tfrecords'], 'needs --imagenet_images')):
+    for flags, said in ((['--only=resnet'], "found 'resnet'"), (['--voc=/nowhere'], 'found nothing at /nowhere'),
+                        (['--rounds=0'], '--rounds'),
+                        (['--only=create_tfrecords'], 'needs --imagenet')):
         with pytest.raises(SystemExit) as end:
             collect.parse_args(flags)
         assert end.value.code == 2 and said in capsys.readouterr().err
