@@ -35,8 +35,8 @@ while (($#)); do
   shift
 done
 
-# `sample` is what drawn data needs besides its path.
-sample=() epochs=3
+# `sample` is what drawn data needs besides its path, `drawn` what it shows.
+sample=() epochs=3 drawn='that the model learns'
 case $model in
   cspnet) folder=CSPNet_ID0840_for_TensorFlow layout=cifar10 ;;
   cutmix) folder=cutmix_ID2502_for_TensorFlow2.X layout=cifar10 ;;
@@ -46,6 +46,7 @@ case $model in
     ;;
   ssd)
     folder=SSD-VGG_ID1619_for_TensorFlow layout=voc epochs=1
+    drawn='that the loss falls (one epoch from scratch finds no object yet: mAP 0)'
     sample=(--precision_mode=allow_mix_precision --log_every=5)
     ;;
   *) fail "--model=$model is not here; choose one of: cspnet, cutmix, shufflenet, ssd." 2 ;;
@@ -56,7 +57,7 @@ export PYTHON=$ROOT/.venv/bin/python
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 if [[ -n $data_path ]]; then
-  sample=()
+  sample=() drawn=''
   # The model's script changes its folder; a relative path means the user's.
   [[ $data_path == [/~]* ]] || data_path=$PWD/$data_path
 else
@@ -70,10 +71,15 @@ else
   esac
 fi
 
+printf 'Training %s; TensorFlow takes ten seconds or more before the first line.\n' "$model"
 code=0
 bash "$ROOT/$folder/test/train_full_1p.sh" --data_path="$data_path" ${sample[@]+"${sample[@]}"} "$@" || code=$?
 if ((code == 0)); then
   "$PYTHON" -m common.report --table "$ROOT/$folder/test/output/${ASCEND_DEVICE_ID:-0}" ||
     printf 'The training succeeded, but its result table could not be made.\n' >&2
+  if [[ -n $drawn ]]; then
+    printf '\nThis was drawn sample data: it shows that all works, and %s. With your data:\n' "$drawn"
+    printf '  bash quickstart.sh --model=%s --data_path=DIR\nWhat DIR must hold: "Data" in %s/README.md\n' "$model" "$folder"
+  fi
 fi
 exit "$code"
