@@ -38,6 +38,7 @@ BENCHMARKS = collections.OrderedDict((
     ("shufflenet", Benchmark("shufflenet_step.py", {"data_dir": "imagenet"}, None, 64, "shufflenet", 6)),
     ("ssd", Benchmark("ssd_step.py", {"data_path": "voc"}, None, 8, "ssd", 3)),
     ("ssd_input", Benchmark("ssd_input.py", {"data_path": "voc"}, None, None, None, None)),
+    ("ranks", Benchmark("ranks_step.py", {}, None, None, None, None)),
     ("create_tfrecords", Benchmark("shufflenet_step.py", {"create": "imagenet"}, "imagenet", None, None, None)),
 ))
 
