@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run told on one page: report.md and curves.png from metrics.jsonl.
+"""A run told on one page, or several compared, from metrics.jsonl and flags.json.
 
-    python -m common.report RUN [RUN ...]           writes both into each run folder
-    python -m common.report --table RUN [RUN ...]   prints one Markdown table row a run
+    python -m common.report RUN                              report.md and curves.png in the run folder
+    python -m common.report RUN RUN [RUN ...] --output=DIR   comparison.md and comparison.png in DIR
+    python -m common.report --table RUN [RUN ...]            prints one Markdown table row a run, writes nothing
 """
+import importlib.util
 import json
 import os
+import statistics
 import sys
 
 from common import flags, runlog
 from common.checkpoint import FLAGS_FILE, read_json, write_text
 
 _ACCURACIES = [("top1", "top-1"), ("map", "mAP")]  # the figure of an [eval] line that a run is judged by
+# Flags that no difference repeats: two that name the run folder, and one that the table has.
+_NO_DIFFERENCE = ("output_path", "SUMMARY", "batch_size")
+_IN_TABLE = ("model", "device", "batch_size", "ranks", "first_step")  # fields of [run] that no difference repeats
+_LOG_RATIO = 5  # runs whose typical values lie this far apart are drawn on a logarithmic axis
 
 
 def read_metrics(output_path):
@@ -20,37 +27,88 @@ def read_metrics(output_path):
     Args:
       output_path: run folder.
     Returns:
-      {event: [fields, ...]} in the order of steps; a line that a kill cut short is left out.
+      {event: [fields, ...]} in the order of steps; what is no event, as a line that a kill cut short, is left out.
     """
     events = {event: {} for event in runlog.EVENTS}
-    with open(os.path.join(output_path, runlog.METRICS_FILE), encoding="utf-8") as lines:
+    with open(os.path.join(output_path, runlog.METRICS_FILE), encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines):
             try:
                 fields = json.loads(line)
-            except ValueError:
+                event = fields["event"]
+                key = fields["step"] if event in (runlog.TRAIN, runlog.EVAL, runlog.SAVE) else number
+                events[event][key] = fields
+            except (ValueError, TypeError, KeyError):
                 continue
-            keyed_by_step = fields["event"] in (runlog.TRAIN, runlog.EVAL, runlog.SAVE)
-            events[fields["event"]][fields["step"] if keyed_by_step else number] = fields
     return {event: [found[key] for key in sorted(found)] for event, found in events.items()}
 
 
 def table(output_paths):
     """Markdown table of runs: model, device, batch, images/s, accuracy, minutes, where the curves are."""
-    runs = [(path, read_metrics(path)) for path in output_paths]
-    accuracies = _accuracies(events for _, events in runs)
-    rows = ["| model | device | batch x ranks | images/s | %s | minutes | curves |" % " | ".join(
-        title for _, title in accuracies), "| --- | --- | --- | --- |" + " --- |" * len(accuracies) + " --- | --- |"]
-    for path, events in runs:
-        run = events[runlog.RUN][-1] if events[runlog.RUN] else {}
-        done = events[runlog.DONE][-1] if events[runlog.DONE] else {}
-        evaluated = events[runlog.EVAL][-1] if events[runlog.EVAL] else {}
-        rows.append("| %s | %s | %s x %s | %s | %s | %s | %s |" % (
-            run.get("model", "?"), run.get("device", "?"), run.get("batch_size", "?"), run.get("ranks", "?"),
-            _figure(done, "images_per_sec", "%.1f"),
-            " | ".join(_figure(evaluated, key, "%.4f") for key, _ in accuracies),
-            "%.1f" % (done["wall_sec"] / 60) if done else "unfinished",
-            os.path.join(path, "curves.png")))
-    return "\n".join(rows)
+    runs = [read_metrics(path) for path in output_paths]
+    return _markdown(_columns(runs) + ["curves"],
+                     [row + [os.path.join(path, "curves.png")] for path, row in zip(output_paths, _rows(runs))])
+
+
+def compare(output_paths):
+    """Markdown tables of what several runs reached and in what they differ.
+
+    Args:
+      output_paths: two or more run folders.
+    Returns:
+      str: a table with a row a run, one with a row for each flag, and each field of [run], whose values are not all
+      the same among the runs that have it, and the folders.
+    """
+    names = short_names(output_paths)
+    runs = [read_metrics(path) for path in output_paths]
+    lines = [_markdown(["run"] + _columns(runs), [[name] + row for name, row in zip(names, _rows(runs))]), ""]
+    differences = _differences(output_paths, runs)
+    lines += ["## Differences", ""]
+    lines += [_markdown([""] + names, differences) if differences else "None in flags, software or network.", ""]
+    lines += ["## Run folders", ""] + ["- %s: %s" % pair for pair in zip(names, output_paths)]
+    return "\n".join(lines)
+
+
+def short_names(output_paths):
+    """What to call each run: the fewest last parts of its path that no other run has, without an end that all share.
+
+    Args:
+      output_paths: paths, all different.
+    Returns:
+      list of str: ["SSD", "cutmix"] for SSD/test/output/0 and cutmix/test/output/0; with SSD/test/output/0.1 as well,
+      ["SSD/.../0", "cutmix/.../0", "0.1"].
+    """
+    parts = [os.path.abspath(path).split(os.sep)[1:] for path in output_paths]
+    while len(parts) > 1 and len({tuple(one[-1:]) for one in parts}) == 1 and all(len(one) > 1 for one in parts):
+        parts = [one[:-1] for one in parts]
+    names = []
+    for one in parts:
+        others = [other for other in parts if other is not one]
+        length = next((count for count in range(1, len(one)) if all(one[-count:] != other[-count:]
+                                                                    for other in others)), len(one))
+        names.append(one[-length:])
+    brief = [name[:1] + ["..."] + name[-1:] if len(name) > 3 else name for name in names]
+    distinct = len(set(map(tuple, brief))) == len(brief)
+    return [os.sep.join(name) for name in (brief if distinct else names)]
+
+
+def write_comparison(output_paths, folder):
+    """Writes comparison.md and, where matplotlib is installed, comparison.png; the run folders stay as they are.
+
+    Args:
+      output_paths: two or more run folders.
+      folder: where to write; is made.
+    Returns:
+      The paths written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    picture = draw_curves(output_paths, os.path.join(folder, "comparison.png"))
+    tables = compare(output_paths).split("\n\n", 1)
+    lines = ["# %d runs" % len(output_paths), "", tables[0], ""]
+    if picture:
+        lines += ["![loss, accuracy and images/s](comparison.png)", ""]
+    report = os.path.join(folder, "comparison.md")
+    write_text(report, "\n".join(lines + [tables[1], ""]))
+    return [report] + ([picture] if picture else [])
 
 
 def write_report(output_path):
@@ -90,7 +148,9 @@ def write_report(output_path):
 
 
 def draw_curves(output_paths, picture):
-    """Draws loss, accuracy and images/s over the steps of one or more runs into a PNG.
+    """Draws loss, accuracy and images/s of one or more runs into a PNG.
+
+    They go over steps, or over epochs where these are not the same number of steps in all runs.
 
     Returns:
       `picture`, or None where matplotlib is not installed or nothing was logged.
@@ -100,38 +160,126 @@ def draw_curves(output_paths, picture):
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    runs = [(path, read_metrics(path)) for path in output_paths]
-    if not any(events[runlog.TRAIN] for _, events in runs):
+    runs = [read_metrics(path) for path in output_paths]
+    if not any(events[runlog.TRAIN] + events[runlog.EVAL] for events in runs):
         return None
-    figure = Figure(figsize=(13, 3.8), dpi=100)
-    FigureCanvasAgg(figure)
-    curves = [("loss", "loss")] + [(title, key) for key, title in _accuracies(events for _, events in runs)] + [
+    curves = [("loss", "loss")] + [(title, key) for key, title in _accuracies(runs)] + [
         ("images / s", "images_per_sec")]
+    alone = len(runs) == 1
+    unit = "epoch" if _epochs_differ(runs) else "step"
+    names = [""] if alone else short_names(output_paths)
+    legend_rows = 0 if alone else -(-(len(names) + 2) // _legend_columns(names))
+    height_in = 3.8 + 0.22 * legend_rows
+    figure = Figure(figsize=(4.35 * len(curves), height_in), dpi=100)
+    FigureCanvasAgg(figure)
     for place, (title, key) in enumerate(curves):
         axes = figure.add_subplot(1, len(curves), place + 1)
-        for index, (path, events) in enumerate(runs):
-            name = "" if len(runs) == 1 else os.path.basename(os.path.normpath(path)) + " "
+        typical = []
+        for index, events in enumerate(runs):
+            drawn = []
             for event, style, label in ((runlog.TRAIN, "-", "train"), (runlog.EVAL, "o--", "evaluation")):
-                points = [(fields["step"], fields[key]) for fields in events[event] if key in fields]
-                if points:
-                    steps, values = zip(*points)
-                    axes.plot(steps, values, style, color="C%d" % index, alpha=1.0 if event == runlog.EVAL else 0.6,
-                              label=name + label, linewidth=1.3, markersize=4)
-                    if event == runlog.EVAL and key != "loss":
-                        axes.annotate(_short(values[-1]), (steps[-1], values[-1]), textcoords="offset points",
-                                      xytext=(-4, 6), ha="right", fontsize=8)
+                points = [(fields[unit], fields[key]) for fields in events[event] if key in fields and unit in fields]
+                if not points:
+                    continue
+                places, values = zip(*points)
+                drawn += values
+                axes.plot(places, values, style, color=_colour(index, len(runs)), linewidth=1.3, markersize=4,
+                          alpha=1.0 if event == runlog.EVAL else 0.6, label=label)
+                if alone and event == runlog.EVAL and key != "loss":
+                    axes.annotate(_short(values[-1]), (places[-1], values[-1]), textcoords="offset points",
+                                  xytext=(-4, 6), ha="right", fontsize=8)
+            if drawn and min(drawn) > 0:
+                typical.append(statistics.median(drawn))
         axes.set_title(title)
-        axes.set_xlabel("step")
+        axes.set_xlabel(unit)
         axes.grid(alpha=0.3)
-        if key != "loss":
+        if typical and max(typical) > _LOG_RATIO * min(typical) and key in ("loss", "images_per_sec"):
+            axes.set_yscale("log")
+        elif key != "loss":
+            axes.margins(y=0.1)  # room for the last value's figure
             axes.set_ylim(bottom=0)
-        if axes.lines:
+        if alone and axes.lines:
             axes.legend(fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.22 * legend_rows / height_in, 1, 1))
+    if not alone:
+        _draw_legend(figure, names)
     temporary = "%s.tmp-%d.png" % (picture, os.getpid())
     figure.savefig(temporary)
     os.replace(temporary, picture)
     return picture
+
+
+def _draw_legend(figure, names):
+    """Below all curves: a colour for each run, and what a line and dots mean."""
+    from matplotlib.lines import Line2D
+    handles = [Line2D([], [], color=_colour(index, len(names)), linewidth=3, label=name)
+               for index, name in enumerate(names)]
+    handles += [Line2D([], [], color="black", alpha=0.6, linewidth=1.3, label="train"),
+                Line2D([], [], color="black", linestyle="--", marker="o", markersize=4, linewidth=1.3,
+                       label="evaluation")]
+    figure.legend(handles=handles, loc="lower center", ncol=_legend_columns(names), fontsize=8, frameon=False)
+
+
+def _legend_columns(names):
+    return max(1, min(len(names) + 2, 150 // (max(map(len, names)) + 8)))
+
+
+def _colour(index, count):
+    from matplotlib import cm
+    return "C%d" % index if count <= 10 else cm.turbo(index / (count - 1))
+
+
+def _epochs_differ(runs):
+    """Whether epochs are the better axis: all runs say theirs, and they have different numbers of steps."""
+    steps_per_epoch = []
+    for events in runs:
+        said = [fields["step"] / fields["epoch"] for fields in events[runlog.TRAIN] + events[runlog.EVAL]
+                if fields.get("epoch")]
+        if said:
+            steps_per_epoch.append(statistics.median(said))
+        elif events[runlog.TRAIN] or events[runlog.EVAL]:
+            return False
+    return bool(steps_per_epoch) and max(steps_per_epoch) > 1.01 * min(steps_per_epoch)
+
+
+def _columns(runs):
+    """Titles of what _rows() says of each run."""
+    return ["model", "device", "batch x ranks", "images/s"] + [title for _, title in _accuracies(runs)] + ["minutes"]
+
+
+def _rows(runs):
+    """[[str, ...], ...]: what each run reached, in the order of _columns()."""
+    rows = []
+    for events in runs:
+        run, done, evaluated = ((events[event] or [{}])[-1] for event in (runlog.RUN, runlog.DONE, runlog.EVAL))
+        minutes = "%.1f" % (done["wall_sec"] / 60) if "wall_sec" in done else "-"
+        rows.append([str(run.get("model", "?")), str(run.get("device", "?")),
+                     "%s x %s" % (run.get("batch_size", "?"), run.get("ranks", "?")),
+                     _figure(done, "images_per_sec", "%.1f")]
+                    + [_figure(evaluated, key, "%.4f") for key, _ in _accuracies(runs)]
+                    + [minutes if done else "unfinished"])
+    return rows
+
+
+def _differences(output_paths, runs):
+    """[[name, value in the first run, ...], ...]: flags, then fields of [run], that runs having them disagree in."""
+    recorded = [{"--" + name: value for name, value in (read_json(os.path.join(path, FLAGS_FILE)) or {}).items()
+                 if name not in _NO_DIFFERENCE} for path in output_paths]
+    said = [{name: value for name, value in (events[runlog.RUN] or [{}])[-1].items()
+             if name not in ("time", "event") + _IN_TABLE and "--" + name not in own_flags}
+            for events, own_flags in zip(runs, recorded)]
+    rows = []
+    for group in (recorded, said):
+        for name in sorted(set().union(*group)):
+            if len({json.dumps(one[name], sort_keys=True) for one in group if name in one}) > 1:
+                rows.append([name] + [_short(one[name]) if name in one else "-" for one in group])
+    return rows
+
+
+def _markdown(titles, rows):
+    """A Markdown table."""
+    return "\n".join("| %s |" % " | ".join(cell.replace("|", "\\|") for cell in cells)
+                     for cells in [titles, ["---"] * len(titles)] + rows)
 
 
 def _accuracies(events_of_runs):
@@ -150,17 +298,38 @@ def _short(value):
 
 def main(argv=None):
     parser = flags.Parser(prog="python -m common.report", description=__doc__.split("\n")[0])
-    parser.add_bool(parser, "--table", False, help="print a table instead of writing report.md and curves.png")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, e.g. <model folder>/test/output/0")
+    parser.add_bool(parser, "--table", False, help="print a table and write nothing")
+    parser.add_argument("--output", type=flags.output_path, metavar="DIR",
+                        help="where a comparison's comparison.md and comparison.png go; default the current folder")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, e.g. <model folder>/test/output/0; two or "
+                        "more are compared")
     parsed = parser.parse_args(argv)
-    for path in parsed.runs:
+    runs = [os.path.normpath(path) for path in parsed.runs]
+    for place, path in enumerate(runs):
         if not os.path.isfile(os.path.join(path, runlog.METRICS_FILE)):
             parser.error("%s: found no %s, expected a run folder" % (path, runlog.METRICS_FILE))
-    if parsed.table:
-        print(table(parsed.runs))
-    else:
-        for path in parsed.runs:
-            print("\n".join(write_report(path)))
+        if os.path.realpath(path) in map(os.path.realpath, runs[:place]):
+            parser.error("%s: found the same run folder twice, expected different ones" % path)
+    if parsed.output and (parsed.table or len(runs) == 1):
+        parser.error("argument --output: is for a comparison of two or more runs; %s" % (
+            "--table writes nothing" if parsed.table else "the report of one run goes into its folder"))
+    try:
+        if parsed.table:
+            print(table(runs))
+            return 0
+        if len(runs) > 1:
+            print(compare(runs) + "\n")
+            written, picture = write_comparison(runs, parsed.output or "."), "comparison.png"
+        else:
+            written, picture = write_report(runs[0]), "curves.png"
+    except OSError as error:
+        print("%s: %s" % (parser.prog, error), file=sys.stderr)
+        return 1
+    print("\n".join(written))
+    if len(written) < 2:
+        print("%s was not drawn: %s." % (picture, "no step was logged yet" if importlib.util.find_spec("matplotlib")
+                                         else "matplotlib is not installed"))
+    return 0
 
 
 if __name__ == "__main__":
