@@ -23,17 +23,22 @@ def draw_boxes(image, boxes_xyxy_px, captions, colours):
       colours: G tuples (blue, green, red).
     """
     height_px, width_px = image.shape[:2]
-    line_px = max(1, round(min(height_px, width_px) / 200))
-    scale = max(0.35, min(height_px, width_px) / 1000)
-    for box, caption, colour in zip(np.round(np.asarray(boxes_xyxy_px)).astype(int).tolist(), captions, colours):
-        left, top, right, bottom = box
+    line_px = max(2, round(min(height_px, width_px) / 200))
+    scale = max(0.42, min(height_px, width_px) / 1000)
+    boxes = np.round(np.asarray(boxes_xyxy_px)).astype(int).tolist()
+    for (left, top, right, bottom), colour in zip(boxes, colours):
         cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, line_px)
+    for (left, top, _, bottom), caption, colour in zip(boxes, captions, colours):  # last, so that no box crosses a text
         if not caption:
             continue
         (text_width, text_height), below = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        x = max(0, min(left, width_px - text_width))
-        y = top - below if top >= text_height + below else top + text_height + line_px
-        cv2.rectangle(image, (x, y - text_height), (x + text_width, y + below - 1), colour, -1)
+        tall = text_height + below + 2
+        x = max(0, min(left, width_px - text_width - 4))
+        if top >= tall:  # above the box, else below it, else inside
+            above = top - tall
+        else:
+            above = bottom if bottom + tall <= height_px else max(0, top) + line_px
+        cv2.rectangle(image, (x, above), (x + text_width + 3, above + tall - 1), colour, -1)
         dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] < 140
-        cv2.putText(image, caption, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255,) * 3 if dark else (0,) * 3, 1,
-                    cv2.LINE_AA)
+        cv2.putText(image, caption, (x + 2, above + 1 + text_height), cv2.FONT_HERSHEY_SIMPLEX, scale,
+                    (255,) * 3 if dark else (0,) * 3, 1, cv2.LINE_AA)

@@ -856,6 +856,26 @@ def test_boxes_are_drawn_where_they_are():
     assert len(set(colours)) == 20 and all(0 <= part <= 255 for colour in colours for part in colour)
 
 
+def test_captions_stand_beside_their_boxes_and_no_box_crosses_them():
+    def drawn(box, *others):
+        image = np.zeros((200, 300, 3), np.uint8)
+        draw_boxes(image, np.array((box,) + others), ['cat 0.97'] + [''] * len(others),
+                   [(0, 0, 255)] + [(0, 255, 0)] * len(others))
+        return image
+
+    def filled_rows(image):
+        return np.flatnonzero((image[:, :, 2] == 255).sum(1) > 35)  # the box is 20 wide, its caption wider
+
+    above, below, inside = filled_rows(drawn([50, 60, 70, 160])), filled_rows(drawn([50, 3, 70, 160])), filled_rows(
+        drawn([50, 0, 70, 200]))
+    assert 40 < above.min() and above.max() in (59, 60) and 159 <= below.min() <= 160 and inside.max() < 25
+    assert min(len(above), len(below), len(inside)) > 10
+    crossed = drawn([50, 60, 70, 160], [58, 20, 64, 190])  # a later box, whose sides run through the caption
+    assert (crossed[above.min():58, 50:80] == drawn([50, 60, 70, 160])[above.min():58, 50:80]).all()
+    at_the_right = drawn([280, 60, 300, 160])
+    assert (at_the_right[50, :, 2] == 255).sum() > 20 and not at_the_right[50, :200].any()
+
+
 @pytest.fixture
 def server(tmp_path):
     """Two archives in a folder, and the environment that makes download-data.sh take them from there."""
