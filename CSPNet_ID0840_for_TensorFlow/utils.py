@@ -118,9 +118,3 @@ def metrics(scores, labels):
     better = (shifted > of_label[:, None]).sum(1)  # classes that score above the right one
     loss = np.log(np.exp(shifted).sum(1)) - of_label
     return {"loss": float(loss.mean()), "top1": float((better < 1).mean()), "top5": float((better < 5).mean())}
-
-
-def confusion_matrix(scores, labels, classes):
-    """int64 [classes, classes]: how many images of class (row) were taken for class (column)."""
-    flat = labels.astype(np.int64) * classes + scores.argmax(1)
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)

@@ -3,6 +3,7 @@
 """Evaluates, tries or exports a checkpoint.
 
     python eval.py --data_dir=DIR --checkpoint_dir=test/output/0      top-1 and top-5 over every image once
+    python eval.py --data_dir=DIR --confusion_png=confusion.png       and what is taken for what
     python eval.py --mode=predict --checkpoint_dir=... a.jpg b.jpg    the five likeliest classes of each image
     python eval.py --mode=export --checkpoint_dir=... --export_dir=D  SavedModel and frozen graph
 
@@ -11,10 +12,12 @@ The flags are train.py's. Checkpoints of the published TensorFlow code work as w
 import os
 import sys
 
+import numpy as np
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, runlog  # noqa: E402
+from common import checkpoint, confusion, runlog  # noqa: E402
 from common.datacheck import DataError  # noqa: E402
 
 SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
@@ -34,6 +37,8 @@ def run(parsed):
 def evaluate(parsed, prefix, state):
     """Prints the [eval] line: every image of eval_shards/ once, with the moving averages and with the weights."""
     # Data
+    if parsed.confusion_png:
+        confusion.check_can_draw()
     import prepare
     from input_pipeline import Shards, eval_batches, eval_data
     _, folder = prepare.find_shards(parsed.data_path, os.path.join(HERE, "data"), "evaluate", parsed.prepare)
@@ -53,18 +58,23 @@ def evaluate(parsed, prefix, state):
     (images, labels, counted), start = eval_data(tf, shards, batch_size, parsed.threads)
     scores = architecture.logits(images, False, parsed.num_classes, parsed.depth_multiplier)
     figures = [model.figures(scores, labels, counted)[None], tf.reduce_sum(counted)]
+    guesses = [tf.argmax(scores, 1), labels, counted]
     session = tf.Session(config=runtime.session_config())
 
     # Figures
     def run_batches():
+        del taken[:]
         session.run(start)
         for _ in range(eval_batches(shards, batch_size)):
             try:
-                yield session.run(figures)
+                sums, (taken_for, true, kept) = session.run([figures, guesses])
+                taken.append(np.stack([taken_for, true])[:, kept > 0])
+                yield sums
             except tf.errors.OpError as error:
                 raise shards.error or error from None
 
     fields = {}
+    taken = []  # by batch, [taken for, true class] of every image in the last pass: with averages where there are any
     log = runlog.RunLog()
     for averaged in (False, True):
         if restore(runtime, session, prefix, averaged):
@@ -76,6 +86,10 @@ def evaluate(parsed, prefix, state):
         log.warn("passed over: " + problem)
     log.event(runlog.EVAL, step=state.get("step", 0), **fields)
     print("checkpoint: %s" % prefix)
+    if parsed.confusion_png:
+        confusion.tell(confusion.count(*np.concatenate(taken, 1), classes=parsed.num_classes),
+                       list(_class_names(parsed, state.get("classes") or shards.classes).values()),
+                       parsed.confusion_png)
     return 0
 
 
@@ -84,11 +98,9 @@ def predict(parsed, prefix, state):
     import create_tfrecords
     import input_pipeline
     import records
-    from common.checkpoint import read_json
     if not parsed.images:
         raise DataError("--mode=predict", "image files", "none", "give their paths")
-    names = _class_names(state.get("classes"), read_json(parsed.class_names) if parsed.class_names else None,
-                         parsed.num_classes)
+    names = _class_names(parsed, state.get("classes"))
     from common.runtime import Runtime
     runtime = Runtime(parsed)
     tf = runtime.tf
@@ -118,9 +130,10 @@ def predict(parsed, prefix, state):
     return failed
 
 
-def _class_names(classes, given, num_classes):
-    """What to call each label: {label: class id and name as far as they are known}."""
-    names = {label: classes[label] if classes else "class %d" % label for label in range(num_classes)}
+def _class_names(parsed, classes):
+    """What to call each label: {label: class id and name as far as they are known}; `classes` are the ids or None."""
+    given = checkpoint.read_json(parsed.class_names) if parsed.class_names else None
+    names = {label: classes[label] if classes else "class %d" % label for label in range(parsed.num_classes)}
     for key, value in (given or {}).items():
         if isinstance(value, list) and len(value) > 1:  # {"0": [class id, name]}, numbered in another order than ours
             key, value = value[0], value[1]

@@ -81,12 +81,17 @@ def parse_args(argv=None, mode="train"):
 
     use = parser.add_argument_group("evaluate, predict, export")
     parser.add_bool(use, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    use.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",
+                     help="of --mode=evaluate: print the accuracy of every class and write the confusion matrix as a "
+                          "picture")
     use.add_argument("--class_names", type=flags.input_path,
-                     help='JSON {class id: name} or {"0": [class id, name], ...} for the names that predict prints')
+                     help='JSON {class id: name} or {"0": [class id, name], ...} for the names that are printed')
     use.add_argument("--export_dir", type=flags.output_path, help="new folder for the exported model; default export/ "
                      "in the run folder")
     use.add_argument("images", nargs="*", help="image files for --mode=predict")
     parsed = parser.parse_args(argv)
+    if parsed.confusion_png and parsed.mode != "evaluate":
+        parser.error("argument --confusion_png: is for --mode=evaluate")
     parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
     return parsed
 

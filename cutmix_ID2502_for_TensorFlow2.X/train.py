@@ -4,7 +4,7 @@
 
     bash test/train_full_1p.sh --data_path=DIR                       15 epochs with the recipe of the README
     python train.py --data_path=DIR --epochs=15                      the published example's hyper-parameters
-    python train.py --mode=evaluate --checkpoint_dir=test/output/0 --data_path=DIR
+    python train.py --mode=evaluate --checkpoint_dir=test/output/0 --data_path=DIR --confusion_png=confusion.png
     python train.py --preview=cutmix.png --data_path=DIR             a picture of augmented images
 
 Reads top to bottom: flags, data, network, step, loop. The loop is written out instead of calling fit: it resumes in
@@ -23,7 +23,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, datacheck, flags, runlog  # noqa: E402
+from common import checkpoint, confusion, datacheck, flags, runlog  # noqa: E402
 
 PREVIEW_IMAGES = 32
 
@@ -36,6 +36,8 @@ def parse_args(argv=None):
     what.add_argument("--checkpoint_dir", type=flags.input_path, metavar="PATH",
                       help="of --mode=evaluate: a run folder, a checkpoint's folder, an .h5 file or a SavedModel; "
                            "default test/output/$ASCEND_DEVICE_ID")
+    what.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",
+                      help="of --mode=evaluate: write the confusion matrix as a picture")
     what.add_argument("--preview", type=flags.output_path, metavar="FILE.png",
                       help="write a picture of augmented images and end")
     parser.add_bool(what, "--eval_static", True, help="pad the last evaluation batch, so that all have one shape")
@@ -62,6 +64,8 @@ def parse_args(argv=None):
         parsed.checkpoint_dir = parsed.checkpoint_dir or folder
         # Where a launcher puts its log; not the run that is evaluated.
         folder = os.path.join(os.path.dirname(folder), "evaluate-" + os.path.basename(folder))
+    elif parsed.confusion_png:
+        parser.error("argument --confusion_png: is for --mode=evaluate")
     elif parsed.checkpoint_dir:
         parser.error("argument --checkpoint_dir: is for --mode=evaluate; to train on from there give --resume=PATH")
     parsed.output_path = parsed.output_path or folder
@@ -254,6 +258,8 @@ def train(parsed):
 
 def evaluate(parsed):
     """--mode=evaluate: the figures of a saved network on all test images; returns 0."""
+    if parsed.confusion_png:
+        confusion.check_can_draw()
     data = load_data(parsed)
     from common.runtime import Runtime
     runtime = Runtime(parsed, keras=True)
@@ -273,6 +279,8 @@ def evaluate(parsed):
     log.event(runlog.EVAL, step=step, images=len(data.test_labels), **result)
     log.event(runlog.DONE, step=step, images_per_sec=images_per_sec, images_per_sec_per_card=images_per_sec,
               ms_per_step=1000 * evaluation.BATCH_SIZE / images_per_sec, top1=result["top1"], status="ok")
+    confusion.tell(confusion.count(predicted.argmax(1), data.test_labels, len(data.class_names)), data.class_names,
+                   parsed.confusion_png)
     return 0
 
 

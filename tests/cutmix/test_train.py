@@ -95,12 +95,28 @@ def test_importing_has_no_effect_and_help_needs_no_tensorflow():
     (['--alpha=0'], "--alpha: found '0', expected a number above 0"), (['--alpha=-1'], '--alpha'),
     (['--cutmix_probability=1.5'], '--cutmix_probability'), (['--augment=mixup'], '--augment'),
     (['--mode=test'], '--mode'), (['--batch_size=0'], '--batch_size'), (['--eval_static=maybe'], '--eval_static'),
-    (['--aplha=1'], "did you mean '--alpha'"), (['--checkpoint_dir=x'], '--mode=evaluate')])
+    (['--aplha=1'], "did you mean '--alpha'"), (['--checkpoint_dir=x'], '--mode=evaluate'),
+    (['--confusion_png=x.png'], '--mode=evaluate')])
 def test_a_bad_flag_is_named(capsys, words, said):
     with pytest.raises(SystemExit) as exit:
         train.parse_args(words)
     error = capsys.readouterr().err
     assert exit.value.code == 2 and said in error and error.count('\n') == 1
+
+
+@pytest.mark.smoke
+def test_the_scripts_evaluate_and_draw_what_is_taken_for_what(sample_cifar10, tmp_path):
+    script = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
+    words = ['--data_path=%s' % sample_cifar10, '--output_path=run']
+    assert finish(['bash', script, '--train_steps=2'] + words + TINY, cwd=str(tmp_path))[0] == 0
+    code, said = finish(['bash', script, '--mode=evaluate', '--checkpoint_dir=run', '--confusion_png=new/confusion.png',
+                         words[0], '--output_path=log'], cwd=str(tmp_path))
+    assert code == 0 and len(lines_of(said, 'eval')) == len(lines_of(said, 'done')) == 1, said
+    assert (tmp_path / 'new' / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
+    rows = [row.split() for row in said.split('top1\n')[1].splitlines()[:10]]
+    assert [row[1] for row in rows] == ['10'] * 10 and rows[0][0] == 'disc'
+    top1 = float(lines_of(said, 'eval')[0].split(' top1=')[1].split()[0])
+    assert sum(float(row[2]) for row in rows) / 10 == pytest.approx(top1)
 
 
 def evaluation_of(capsys, data, *words):

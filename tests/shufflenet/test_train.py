@@ -162,8 +162,20 @@ def test_the_script_from_class_folders_to_prediction_and_export(drawn, tmp_path)
         value = line.split(' %s=' % key)[1].split()[0]
         assert ' %s=%s' % (key, value) in evaluated, (line, evaluated)
 
-    image = os.path.join(drawn, 'val', 'n00000003', os.listdir(os.path.join(drawn, 'val', 'n00000003'))[0])
     (tmp_path / 'names.json').write_text(json.dumps({str(n): ['n%08d' % (n + 1), 'name_%d' % n] for n in range(10)}))
+    code, evaluated = finish([sys.executable, 'eval.py', '--data_dir=%s' % data, '--checkpoint_dir=%s' % output,
+                              '--class_names=%s' % (tmp_path / 'names.json'), '--batch_size=7',
+                              '--confusion_png=%s' % (tmp_path / 'new' / 'confusion.png')], cwd=FOLDER)
+    assert code == 0 and line.split(' loss=')[1].split()[1] in evaluated, evaluated
+    rows = [row.split() for row in evaluated.split('top1\n')[1].splitlines()[:10]]
+    assert [row[:2] for row in rows] == [['n%08d' % (n + 1), 'name_%d' % n] for n in range(10)]
+    images = int(line.split(' images=')[1].split()[0])
+    assert sum(int(row[2]) for row in rows) == images
+    right = sum(int(row[2]) * float(row[3]) for row in rows)
+    assert right / images == pytest.approx(float(line.split(' top1=')[1].split()[0]), abs=1e-3)
+    assert (tmp_path / 'new' / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
+
+    image = os.path.join(drawn, 'val', 'n00000003', os.listdir(os.path.join(drawn, 'val', 'n00000003'))[0])
     code, predicted = finish([sys.executable, 'train.py', '--mode=predict', '--checkpoint_dir=%s' % output,
                               '--class_names=%s' % (tmp_path / 'names.json'), image, str(tmp_path / 'none.jpg')],
                              cwd=FOLDER)
