@@ -18,6 +18,7 @@ _ACCURACIES = [("top1", "top-1"), ("map", "mAP")]  # the figure of an [eval] lin
 # Flags that no difference repeats: two that name the run folder, and one that the table has.
 _NO_DIFFERENCE = ("output_path", "SUMMARY", "batch_size")
 _IN_TABLE = ("model", "device", "batch_size", "ranks", "first_step")  # fields of [run] that no difference repeats
+_CONFUSION_PNG = "confusion.png"
 _LOG_RATIO = 5  # runs whose typical values lie this far apart are drawn on a logarithmic axis
 
 
@@ -112,7 +113,7 @@ def write_comparison(output_paths, folder):
 
 
 def write_report(output_path):
-    """Writes report.md and, where matplotlib is installed, curves.png.
+    """Writes report.md and, where matplotlib is installed, curves.png; a confusion.png in the folder is shown as well.
 
     Returns:
       The paths written.
@@ -127,6 +128,8 @@ def write_report(output_path):
     lines = ["# %s on %s" % (run.get("model", "run"), run.get("device", "?")), "", row, ""]
     if picture:
         lines += ["![loss, accuracy and images/s](curves.png)", ""]
+    if os.path.exists(os.path.join(output_path, _CONFUSION_PNG)):  # drawn by an evaluation with --confusion_png
+        lines += ["![confusion matrix](%s)" % _CONFUSION_PNG, ""]
     if events[runlog.EVAL]:
         keys = [key for key in events[runlog.EVAL][-1] if key not in ("time", "event")]
         lines += ["## Evaluations", "", "| %s |" % " | ".join(keys), "|" + " --- |" * len(keys)]

@@ -69,6 +69,15 @@ def test_a_comparison_is_a_table_and_a_picture_and_leaves_the_runs_alone(tmp_pat
     assert len(colours) == 2
 
 
+def test_the_report_shows_a_confusion_matrix_that_is_in_the_folder(tmp_path):
+    run = write_run(tmp_path / 'run')
+    report.write_report(run)
+    assert 'confusion' not in (tmp_path / 'run' / 'report.md').read_text()
+    (tmp_path / 'run' / 'confusion.png').write_bytes(b'')
+    report.write_report(run)
+    assert '![confusion matrix](confusion.png)' in (tmp_path / 'run' / 'report.md').read_text()
+
+
 def test_runs_of_different_models_are_drawn_over_epochs(tmp_path, drawn):
     runs = [write_run(tmp_path / model / 'test' / 'output' / '0', model, steps_per_epoch, 3, accuracy=accuracy,
                       images_per_sec=speed)
