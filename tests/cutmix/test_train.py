@@ -119,6 +119,22 @@ def test_the_scripts_evaluate_and_draw_what_is_taken_for_what(sample_cifar10, tm
     assert sum(float(row[2]) for row in rows) / 10 == pytest.approx(top1)
 
 
+def test_a_class_is_taken_for_the_one_that_scores_highest(sample_cifar10, tmp_path, capsys, monkeypatch):
+    import model_files
+    from common import confusion, datacheck
+    labels = datacheck.load_cifar10(sample_cifar10).test_labels
+    taken_for = np.where(np.arange(len(labels)) == np.flatnonzero(labels == 3)[0], 7, labels)
+    scores = np.eye(10, dtype=np.float32)[np.concatenate([taken_for, np.zeros(256 - len(labels), int)])]
+    monkeypatch.setattr(model_files, 'find_scores', lambda *words: (lambda images: scores, 'it', 5))
+    drawn = []
+    monkeypatch.setattr(confusion, 'draw', lambda *words: drawn.extend(words))
+    evaluated = evaluation_of(capsys, sample_cifar10, '--confusion_png=%s' % (tmp_path / 'it.png'))
+    assert 'step=5 ' in evaluated and ' top1=0.9900 ' in evaluated
+    counts = np.diag([10] * 10)
+    counts[3, 3], counts[3, 7] = 9, 1
+    assert drawn[0].tolist() == counts.tolist() and drawn[2] == str(tmp_path / 'it.png')
+
+
 def evaluation_of(capsys, data, *words):
     assert train.main(['--mode=evaluate', '--data_path=%s' % data] + list(words)) == 0
     line, = lines_of(capsys.readouterr().out, 'eval')
