@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a model folder's network for three steps on the same batch on every rank, and writes its variables.
+
+    python same_shards.py FOLDER OUTPUT.npz
+"""
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BATCH_SIZE, STEPS, RATE = 8, 3, 0.01
+
+
+def main(folder, output):
+    sys.path[:0] = [os.path.join(ROOT, folder), ROOT]
+    import numpy as np
+
+    import train
+    from common.runtime import Runtime
+    keras = hasattr(train, 'build_training')
+    parsed = train.parse_args(['--synthetic', '--batch_size=%d' % BATCH_SIZE, '--precision_mode=force_fp32',
+                               '--device=cpu'])
+    runtime = Runtime(parsed, keras=keras)
+    random = np.random.RandomState(0)
+    image_px = 224 if 'Shuffle' in folder else 32
+    images = random.randint(0, 256, [BATCH_SIZE, image_px, image_px, 3]).astype(np.uint8)
+    labels = random.randint(0, 10, BATCH_SIZE).astype(np.int32)
+    if keras:
+        training = train.build_training(runtime, parsed)
+        variables = training.network.variables
+        runtime.broadcast_variables(variables)
+        for _ in range(STEPS):
+            training.step(images, np.eye(10, dtype=np.float32)[labels], runtime.tf.constant(RATE))
+        runtime.share_statistics(variables)
+        values = [variable.numpy() for variable in variables]
+    else:
+        data = [train.load_data(parsed), 0, STEPS] if 'Shuffle' in folder else []
+        runtime.tf.set_random_seed(0)
+        graph = train.build_graph(runtime, parsed, *data)
+        session = runtime.open_session()
+        session.run(runtime.tf.global_variables_initializer())
+        runtime.broadcast(session)
+        for _ in range(STEPS):
+            session.run(graph.update, {graph.images: images, graph.labels: labels, graph.rate: RATE})
+        variables = runtime.tf.global_variables()
+        runtime.share_statistics(variables)
+        values = session.run(variables)
+    runtime.total([0])  # all are here: nobody's peer is gone before it has its sums
+    if runtime.rank == 0:
+        np.savez(output, *values)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The four models as two ranks: through their scripts, their evaluation, and what they learn."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CSPNET, SSD = 'CSPNet_ID0840_for_TensorFlow', 'SSD-VGG_ID1619_for_TensorFlow'
+CUTMIX, SHUFFLENET = 'cutmix_ID2502_for_TensorFlow2.X', 'ShufflenetV2_ID0371_For_Tensorflow'
+
+# Data of its own, the flags that make a short run, and the folder's evaluation of that run.
+SCRIPTS = {
+    CSPNET: (['--batch_size=8', '--VAL_EPOCH=0'], ['test.py', '--checkpoint=RUN']),
+    CUTMIX: (['--batch_size=8'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
+    SHUFFLENET: (['--batch_size=4', '--num_classes=10', '--prepare'],
+                 ['eval.py', '--checkpoint_dir=RUN', '--num_classes=10', '--prepare']),
+    SSD: (['--batch_size=1'], ['infer.py', '--checkpoint=RUN', '--output_path=RUN/infer']),
+}
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory):
+    """{folder: data}; the numbers of test images are odd, so that the ranks' parts differ."""
+    from common import sampledata
+    folder = tmp_path_factory.mktemp('drawn')
+    sampledata.draw_cifar10(str(folder / 'cifar10'), train=100, test=51)
+    sampledata.draw_imagenet(str(folder / 'imagenet'), train=40, test=60)
+    sampledata.draw_voc(str(folder / 'voc'), train=24, test=11)
+    return {CSPNET: folder / 'cifar10', CUTMIX: folder / 'cifar10', SHUFFLENET: folder / 'imagenet',
+            SSD: folder / 'voc'}
+
+
+@pytest.mark.parametrize('folder', SCRIPTS)
+def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, drawn, new_run):
+    run, (words, evaluation) = new_run(), SCRIPTS[folder]
+    data = '--data_path=%s' % drawn[folder]
+    said = run.finish(2, data, '--train_steps=3', *words, RANK_SIZE='2', cwd=os.path.join(ROOT, folder),
+                      command=['bash', os.path.join('test', 'train_full_8p.sh')])
+    assert len(set(run.checksums(2))) == 1 and 'Final Performance' in said and '_2p_acc' in ' '.join(
+        os.listdir(str(run.folder)))
+    together = run.events('eval')[-1]
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    alone = subprocess.run([sys.executable] + [word.replace('RUN', str(run.folder)) for word in evaluation] +
+                           [data, '--device=cpu'], cwd=os.path.join(ROOT, folder), env=environment,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert alone.returncode == 0, alone.stdout
+    fields = dict(re.findall(r'(\w+)=(\S+)', re.findall(r'\[eval\] (.*)', alone.stdout)[-1]))
+    compared = [name for name in ('loss', 'top1', 'top5', 'map', 'map_area', 'objects', 'images') if name in together]
+    assert len(compared) == 4
+    for name in compared:
+        assert float(fields[name]) == pytest.approx(together[name], rel=1e-3, abs=1e-4), (name, alone.stdout)
+
+
+def run_same_shards(folder, ranks, output):
+    """The variables after three steps on the same batch on every rank, each rank on one core."""
+    from common import ranktable
+    addresses = ranktable.endpoints(ranktable.local_table(ranks))
+    started = []
+    for rank in range(ranks):
+        environment = dict(os.environ, RANK_ID=str(rank), RANK_SIZE=str(ranks), TF_CONFIG=json.dumps(
+            {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': rank}}))
+        started.append(subprocess.Popen(
+            [sys.executable, os.path.join(HERE, 'same_shards.py'), folder, output], env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=lambda core=rank % len(os.sched_getaffinity(0)): os.sched_setaffinity(
+                0, {sorted(os.sched_getaffinity(0))[core]})))
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    with np.load(output) as stored:
+        return [stored[name] for name in stored.files]
+
+
+@pytest.mark.parametrize('folder', [CSPNET, CUTMIX, SHUFFLENET])
+def test_two_ranks_with_one_batch_learn_what_one_learns(folder, tmp_path):
+    one = run_same_shards(folder, 1, str(tmp_path / 'one.npz'))
+    two = run_same_shards(folder, 2, str(tmp_path / 'two.npz'))
+    assert len(one) == len(two) > 10
+    for alone, together in zip(one, two):
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+
+
+def test_ssd_learns_from_two_times_four_images_what_it_learns_from_eight(drawn, new_run):
+    """SSD has no batch normalisation. Long gradients of fresh weights would let rounding grow: see clip_norm."""
+    one, two = new_run(), new_run()
+    words = ['--data_path=%s' % drawn[SSD], '--precision_mode=force_fp32', '--eval_images=0', '--num_workers=0',
+             '--lr-values=0.001', '--lr-boundaries=', '--clip_norm=1']
+
+    def train(run, ranks, steps):
+        command = [sys.executable, '-m', 'common.launch', '--case=acc', '--ranks=%d' % ranks, 'train.py']
+        run.finish(ranks, '--batch_size=%d' % (8 // ranks), '--train_steps=%d' % steps, *words, command=command,
+                   cwd=os.path.join(ROOT, SSD))
+        return {name: value for name, value in run.variables().items() if 'Momentum' not in name}
+    alone, together = train(one, 1, 5), train(two, 2, 5)
+    assert set(alone) == set(together) and 'conv1_1/filter' in alone
+    moved = 0
+    for name in alone:
+        np.testing.assert_allclose(together[name], alone[name], rtol=0, atol=1e-5, err_msg=name)
+    for name in alone:  # the agreement is not that of weights which hardly changed
+        if name.endswith('biases'):  # which start at 0
+            moved = max(moved, np.abs(alone[name]).max())
+    assert moved > 1e-4
