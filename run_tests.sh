@@ -13,6 +13,7 @@ Usage: bash run_tests.sh [PYTEST_ARGS]
 
 Checks the style (ruff, shellcheck, mypy), runs tests/ on TensorFlow 2.21, and the tests marked "smoke" on TensorFlow 1.15
 where a python3.7 is found and on TensorFlow 2.6 where a python3.9 is. PYTEST_ARGS go to every pytest process, e.g. -x, -k NAME or tests/common/test_x.py.
+JOBS packages of tests run at a time (default: as many as there are cores, up to 4); what one says is shown when it has ended.
 The last line is "N passed, N failed, N skipped"; the exit code is 0 only when nothing failed.
 TEXT
   exit 0
@@ -38,17 +39,26 @@ for arg in "$@"; do
   if [[ $arg == tests/* && -e ${arg%%::*} ]]; then packages=(''); fi
 done
 
-run_packages() { # PYTHON LABEL [PYTEST_ARGS]
-  local python=$1 label=$2 package report code
+run_package() { # PYTHON LABEL PACKAGE [PYTEST_ARGS]
+  local python=$1 package=$3 report=$results/$2-${3//\//_} code=0 started=$SECONDS
+  local title="$2 $package"
+  shift 3
+  "$python" -m pytest ${package:+"$package"} "$@" --junitxml="$report.xml" </dev/null >"$report.txt" 2>&1 || code=$?
+  # 5 means that the arguments select no test here. A process that dies leaves no report: that is one failure.
+  if [[ $code != 5 && ! -f $report.xml ]]; then
+    printf '<testsuite tests="1" failures="1" errors="0" skipped="0"/>' >"$report.xml"
+  fi
+  printf '== %s: %d s\n%s\n' "$title" $((SECONDS - started)) "$(<"$report.txt")"
+}
+
+jobs_at_a_time=${JOBS:-$(nproc 2>/dev/null || echo 1)}
+if [[ -z ${JOBS:-} ]] && ((jobs_at_a_time > 4)); then jobs_at_a_time=4; fi
+run_packages() { # PYTHON LABEL [PYTEST_ARGS]; returns when the last one has begun
+  local python=$1 label=$2 package
   shift 2
   for package in "${packages[@]}"; do
-    report=$results/$label-${package//\//_}.xml code=0
-    printf '== %s %s\n' "$label" "$package"
-    "$python" -m pytest ${package:+"$package"} "$@" --junitxml="$report" </dev/null || code=$?
-    # 5 means that the arguments select no test here. A process that dies leaves no report: that is one failure.
-    if [[ $code != 5 && ! -f $report ]]; then
-      printf '<testsuite tests="1" failures="1" errors="0" skipped="0"/>' >"$report"
-    fi
+    while (($(jobs -rp | wc -l) >= jobs_at_a_time)); do wait -n || true; done
+    run_package "$python" "$label" "$package" "$@" &
   done
 }
 
@@ -69,6 +79,7 @@ smoke_on() { # PYTHON_VERSION TENSORFLOW_VERSION SIZE [PYTEST_ARGS]
 
 smoke_on 3.7 1.15 '1 GB' "$@"
 smoke_on 3.9 2.6 '1.4 GB' "$@"
+wait
 
 if [[ $style == bad ]]; then printf 'ruff, shellcheck or mypy found something; see above.\n'; fi
 .venv/bin/python - "$results" "$style" <<'PYTHON'

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What adding up over ranks costs: two ranks with half the cores and half the batch each against one with all, in turns.
+"""What adding up over ranks costs: two ranks with half of cores and batch each against one with all, in turns.
 
     python benchmarks/ranks_step.py
 

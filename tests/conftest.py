@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `common` importable and offers two small CIFAR-10 folders, one of real photos and one drawn, and two servers."""
+"""Makes `common` importable; offers two small CIFAR-10 folders, one of real photos and one drawn, and two servers."""
 import os
 import shutil
 import subprocess

@@ -61,15 +61,14 @@ def run_same_shards(folder, ranks, output):
     """The variables after three steps on the same batch on every rank, each rank on one core."""
     from common import ranktable
     addresses = ranktable.endpoints(ranktable.local_table(ranks))
-    started = []
+    cores, started = sorted(os.sched_getaffinity(0)), []
     for rank in range(ranks):
         environment = dict(os.environ, RANK_ID=str(rank), RANK_SIZE=str(ranks), TF_CONFIG=json.dumps(
             {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': rank}}))
         started.append(subprocess.Popen(
             [sys.executable, os.path.join(HERE, 'same_shards.py'), folder, output], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda core=rank % len(os.sched_getaffinity(0)): os.sched_setaffinity(
-                0, {sorted(os.sched_getaffinity(0))[core]})))
+            preexec_fn=lambda core=cores[rank % len(cores)]: os.sched_setaffinity(0, {core})))
     for process in started:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
