@@ -43,6 +43,7 @@ def main(argv=None):
         return _refuse(_NOT_INSTALLED % ("numpy", sys.executable, _ROOT))
 
     from common import checkpoint, datacheck, logparse, ranktable, report
+    os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
     script = _load(own.script)
     parsed = script.parse_args(own.flags)
     if importlib.util.find_spec("tensorflow") is None:

@@ -60,7 +60,7 @@ def test_a_stop_is_one_for_all_and_the_same_command_goes_on(new_run, asked):
     undisturbed, stopped = new_run(), new_run()
     words = ['--train_steps=60', '--save_every=1000']
     undisturbed.finish(2, *words)
-    launcher = stopped.start(2, '--pause_sec=0.1', '--log_every=1', *words)
+    launcher = stopped.start(2, '--log_every=1', *words, PAUSE_SEC='0.1')
     wait_for_step(stopped, 3)
     if asked == 'launcher':
         launcher.send_signal(signal.SIGTERM)
@@ -71,7 +71,7 @@ def test_a_stop_is_one_for_all_and_the_same_command_goes_on(new_run, asked):
     assert '[fail]' not in stopped.log(0) + stopped.log(1)
     step = stopped.events('save')[-1]['step']
     assert 3 <= step < 60
-    said = stopped.finish(2, '--pause_sec=0.1', '--log_every=1', *words)
+    said = stopped.finish(2, '--log_every=1', *words)
     assert 'continuing' in said and stopped.events('run')[-1]['first_step'] == step
     equal(undisturbed.variables(), stopped.variables())
     assert len(set(stopped.checksums(2))) == 1
@@ -87,7 +87,7 @@ def test_a_nan_of_one_rank_stops_all(new_run):
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_rank_is_named_and_the_others_say_that_it_is_lost(new_run, victim):
     run = new_run()
-    launcher = run.start(2, '--train_steps=1000', '--pause_sec=0.05', '--log_every=1', '--save_every=5')
+    launcher = run.start(2, '--train_steps=1000', '--log_every=1', '--save_every=5', PAUSE_SEC='0.05')
     wait_for_step(run, 7)
     killed = time.time()
     os.kill(pid_of_rank(launcher, victim), signal.SIGKILL)
@@ -102,27 +102,25 @@ def test_a_killed_rank_is_named_and_the_others_say_that_it_is_lost(new_run, vict
 def test_kills_at_random_times_cost_no_more_than_the_steps_since_the_last_checkpoint(new_run):
     chance = random.Random(int(os.environ.get('KILLS_SEED', '0')))
     undisturbed, run = new_run(), new_run()
-    words = ['--train_steps=%d' % (60 * KILLS), '--save_every=5']
+    words = ['--train_steps=%d' % (300 * KILLS), '--save_every=5']
+    started = time.time()
     undisturbed.finish(2, *words)
-    kills, newest = 0, 0
-    while kills < KILLS:
-        launcher = run.start(2, '--pause_sec=0.02', *words)
-        time.sleep(chance.uniform(0.5, 7.0))
-        pid = pid_of_rank(launcher, chance.randrange(2))
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-            kills += 1
+    start_sec, newest = time.time() - started, 0  # mostly that of starting; more where others use the machine
+    for _ in range(KILLS):
+        launcher = run.start(2, *words, PAUSE_SEC='0.02')
+        time.sleep(chance.uniform(0.1, 2.0) * start_sec)
+        victim = chance.randrange(2)
+        while not pid_of_rank(launcher, victim):
+            time.sleep(0.05)
+        os.kill(pid_of_rank(launcher, victim), signal.SIGKILL)
         killed = time.time()
         said, _ = launcher.communicate(timeout=120)
-        if launcher.returncode == 0:  # it was through before
-            break
-        assert not pid or time.time() - killed < 30, said
+        assert launcher.returncode == 137 and time.time() - killed < 30, said
         saved = [event['step'] for event in run.events('save')] if '[save]' in run.log() else [0]
         assert saved[-1] >= newest, said  # no checkpoint is lost
         newest = saved[-1]
-    assert kills >= min(KILLS, 3)
-    if run.log().count('[done]') == 0:
-        run.finish(2, '--pause_sec=0.02', *words)
+    assert newest > 0
+    run.finish(2, *words)
     equal(undisturbed.variables(), run.variables(), 0)
     assert run.checksums(2) == undisturbed.checksums(2)
 
@@ -137,18 +135,18 @@ def test_two_servers_train_as_one(new_run, servers, tmp_path):
     one.finish(1, '--batch_size=8', '--train_steps=40')
     words = ['--batch_size=2', '--train_steps=40', '--save_every=5', '--log_every=1']
 
-    def start(*more):
-        return [run.start(4, *words, *more, before=servers[address], RANK_TABLE_FILE=str(table))
+    def start(pause_sec):
+        return [run.start(4, *words, before=servers[address], RANK_TABLE_FILE=str(table), PAUSE_SEC=pause_sec)
                 for run, address in zip((first, second), servers)]
 
     # a rank of the second server dies: both servers end, the same command goes on where rank 0 has saved
-    launchers = start('--pause_sec=0.2')
+    launchers = start('0.2')
     wait_for_step(first, 8)
     os.kill(pid_of_rank(launchers[1], 3), signal.SIGKILL)
     for launcher, code in zip(launchers, (1, 137)):
         said, _ = launcher.communicate(timeout=30)
         assert launcher.returncode == code, said
-    launchers = start('--pause_sec=0.2')
+    launchers = start('0')
     said = [launcher.communicate(timeout=120)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], '\n'.join(said)
     assert 'Final Performance' in said[0] and 'the result is in the run folder on ' + list(servers)[0] in said[1]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training script of one small layer with batch normalisation, with the loop of the model folders."""
+"""A training script of one small layer with a moving mean, with the loop of the model folders.
+
+PAUSE_SEC in the environment says how long a step takes at least: no flag, so a run may be continued with another one.
+"""
 import json
 import os
 import sys
@@ -15,7 +18,6 @@ IMAGES, FEATURES = 64, 8
 def parse_args(argv=None):
     parser = flags.Parser(prog="train.py")
     flags.add_run_group(parser, epochs=1, batch_size=4, precision_mode="force_fp32")
-    parser.add_argument("--pause_sec", type=float, default=0.0, help="how long a step takes at least")
     parser.add_argument("--same_data", action="store_true", help="every rank sees rank 0's examples")
     parser.add_argument("--nan_at", type=int, help="the step at which rank 1 sees a NaN")
     parsed = parser.parse_args(argv)
@@ -90,7 +92,7 @@ def train(parsed):
         value, _ = session.run([loss, update], {inputs: features, targets: wanted})
         value, = runtime.meet(stop, value)
         log.check_finite(value, step, None)
-        time.sleep(parsed.pause_sec)
+        time.sleep(float(os.environ.get("PAUSE_SEC", 0)))
         if step % parsed.save_every == 0 or stop.exit_code or step == parsed.train_steps:
             save(step)
         if step % parsed.log_every == 0:
