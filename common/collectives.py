@@ -7,6 +7,7 @@ rank's own: they start equal and equal, averaged gradients change them.
 import functools
 import json
 import os
+import re
 
 from common.datacheck import DataError
 
@@ -127,10 +128,13 @@ def _naming_lost_ranks(tf, rank, function):
 
 
 def _last_words(text):
-    """Of an OpError's many lines the one that says what happened."""
+    """Of an OpError's many lines what happened."""
+    for pattern in (r"aborted by: (.+)", r"(.*timed out.*)", r"(.*recvmsg.*)"):
+        found = re.search(pattern, text)
+        if found:
+            return found.group(1).strip()[:200]
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    found = next((line for line in lines if "aborted by" in line or "recvmsg" in line), lines[0] if lines else text)
-    return found[:200]
+    return lines[0][:200] if lines else "no reason given"
 
 
 def _workers(rank, ranks):

@@ -69,7 +69,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(name, [o for o in known if o.startswith("--")], 1, 0.5)
+            accepted = [o for o in known if o.startswith("--")] + [o for o, ours in ALIASES.items() if ours in known]
+            near = difflib.get_close_matches(name, accepted, 1, 0.5)
             self.error("unknown flag '%s'%s" % (name, "; did you mean '%s'" % near[0] if near else ""))
         return parsed
 
@@ -181,6 +182,8 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
                           "run's checkpoint")
     run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
     parser.add_bool(run, "--synthetic", False, help="train on random images; needs no data")
+    # No flag, but recorded with them: other ranks would read other data, and count other steps an epoch.
+    parser.set_defaults(ranks=os.environ.get("RANK_SIZE") or "1")
     add_device_group(parser, precision_mode)
 
 

@@ -44,6 +44,7 @@ def main(argv=None):
 
     from common import checkpoint, datacheck, logparse, ranktable, report
     os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
+    os.environ["RANK_SIZE"] = str(own.ranks)
     script = _load(own.script)
     parsed = script.parse_args(own.flags)
     if importlib.util.find_spec("tensorflow") is None:

@@ -43,6 +43,7 @@ def test_documented_spellings_reach_one_name(words, name, value):
     (['--device=tpu'], ['--device', "'tpu'", 'npu']),
     (['--batchsize=8'], ['--batchsize', "did you mean '--batch_size'"]),
     (['--epoch=8'], ['--epoch', "did you mean '--epochs'"]),
+    (['--train_epoch=8'], ['--train_epoch', "did you mean '--train_epochs'"]),
     (['--LEARNING=0.1'], ['--LEARNING']),
     (['stray'], ['stray']),
 ])

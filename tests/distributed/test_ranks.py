@@ -77,6 +77,16 @@ def test_a_stop_is_one_for_all_and_the_same_command_goes_on(new_run, asked):
     assert len(set(stopped.checksums(2))) == 1
 
 
+def test_another_number_of_ranks_does_not_continue_a_run(new_run):
+    run = new_run()
+    launcher = run.start(2, '--train_steps=1000', '--log_every=1', PAUSE_SEC='0.1')
+    wait_for_step(run, 2)
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=60)
+    said = run.finish(1, '--train_steps=1000', '--log_every=1', code=1)
+    assert "--ranks: expected '2' as in the unfinished run" in said and said.count('\n') == 1
+
+
 def test_a_nan_of_one_rank_stops_all(new_run):
     run = new_run()
     said = run.finish(2, '--train_steps=20', '--nan_at=5', code=1)
