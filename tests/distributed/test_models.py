@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The four models as two ranks: through their scripts, their evaluation, and what they learn."""
+import functools
 import json
 import os
 import re
@@ -68,7 +69,7 @@ def run_same_shards(folder, ranks, output):
         started.append(subprocess.Popen(
             [sys.executable, os.path.join(HERE, 'same_shards.py'), folder, output], env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=lambda core=cores[rank % len(cores)]: os.sched_setaffinity(0, {core})))
+            preexec_fn=functools.partial(os.sched_setaffinity, 0, {cores[rank % len(cores)]})))
     for process in started:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
