@@ -43,7 +43,11 @@ run_package() { # PYTHON LABEL PACKAGE [PYTEST_ARGS]
   local python=$1 package=$3 report=$results/$2-${3//\//_} code=0 started=$SECONDS
   local title="$2 $package"
   shift 3
-  "$python" -m pytest ${package:+"$package"} "$@" --junitxml="$report.xml" </dev/null >"$report.txt" 2>&1 || code=$?
+  # A shell lets its background jobs ignore Ctrl-C, and what they start inherits that.
+  "$python" -c 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "pytest"] + sys.argv[1:])' \
+    ${package:+"$package"} "$@" --junitxml="$report.xml" </dev/null >"$report.txt" 2>&1 || code=$?
   # 5 means that the arguments select no test here. A process that dies leaves no report: that is one failure.
   if [[ $code != 5 && ! -f $report.xml ]]; then
     printf '<testsuite tests="1" failures="1" errors="0" skipped="0"/>' >"$report.xml"
