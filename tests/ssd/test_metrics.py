@@ -11,6 +11,7 @@ from conftest import ROOT
 
 sys.path.insert(0, os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow'))
 
+import infer  # noqa: E402
 import pascal_summary  # noqa: E402
 from average_precision import AveragePrecision, area, eleven_point  # noqa: E402
 
@@ -212,3 +213,30 @@ def test_the_table_names_every_class():
     lines = pascal_summary.table(('cat', 'diningtable'), ap.result()).split('\n')
     assert [line.split() for line in lines[1:]] == [
         ['cat', '2', '0.5000', '0.5455'], ['diningtable', '0', '-', '-'], ['mAP', '2', '0.5000', '0.5455']]
+
+
+def test_detections_of_two_ranks_come_together_in_the_order_of_the_images():
+    random = np.random.RandomState(0)
+
+    def detected(index):
+        count = [3, 0, 200, 1, 7][index]
+        return (index, random.uniform(size=[count, 4]).astype(np.float32),
+                random.randint(0, 20, count).astype(np.int32), random.uniform(0.01, 1, count).astype(np.float32))
+    everything = [detected(index) for index in range(5)]
+
+    class Rank:
+        """A rank that adds what the other one sent."""
+        def __init__(self, others=0.0):
+            self.ranks, self.others, self.sent = 2, others, None
+
+        def total(self, table):
+            self.sent = table
+            return table + self.others
+    second = Rank()
+    infer.of_all_ranks(everything[3:], 5, second)
+    found = infer.of_all_ranks(everything[:3], 5, Rank(second.sent))
+    for (index, *arrays), (expected, *originals) in zip(found, everything):
+        assert index == expected
+        for array, original in zip(arrays, originals):
+            np.testing.assert_array_equal(array, original)
+            assert array.dtype == original.dtype
