@@ -32,15 +32,23 @@ class Collectives:
     Attributes:
       ranks_here: how many ranks this server has.
     Raises:
-      DataError: TF_CONFIG does not say who takes part.
+      DataError: TF_CONFIG does not say who takes part, or this rank cannot listen at its address.
     """
 
     def __init__(self, tf, rank, ranks, config=None):
         self._tf, self.rank, self.ranks = tf, rank, ranks
         workers = _workers(rank, ranks)
         self.ranks_here = [_host(worker) for worker in workers].count(_host(workers[rank]))
+        try:
+            self._start(workers, config)
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise DataError(workers[rank], "an address of this machine with a port that is free",
+                            str(error).split("\n")[0], "end what uses it, or give the table another host_port or "
+                            "HCCL_IF_BASE_PORT") from error
+
+    def _start(self, workers, config):
         import tensorflow
-        distribute = tensorflow.distribute
+        tf, distribute = self._tf, tensorflow.distribute
         if hasattr(distribute.experimental, "CommunicationOptions"):
             options = distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK,
                                                                    timeout_seconds=float(TIMEOUT_SEC))
@@ -51,7 +59,7 @@ class Collectives:
             self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce, tf)
         if config is not None:
             self._config = strategy.update_config_proto(config)
-            self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=rank,
+            self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=self.rank,
                                                 protocol="grpc", config=self._config)
 
     def open_session(self):

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -166,6 +167,19 @@ def test_two_servers_train_as_one(new_run, servers, tmp_path):
     sums = [re.findall(r'checksum=(\w+)', run.log(rank))[-1] for run, rank in (
         (first, 0), (first, 1), (second, 2), (second, 3))]
     assert len(set(sums)) == 1
+
+
+def test_a_port_that_is_in_use_is_named(new_run, tmp_path):
+    with socket.socket() as user:
+        user.bind(('127.0.0.1', 0))
+        user.listen(1)
+        port = user.getsockname()[1]
+        (tmp_path / 'table.json').write_text(json.dumps({
+            'version': '1.0', 'status': 'completed', 'server_count': '1', 'server_list': [
+                {'server_id': '127.0.0.1', 'device': [
+                    {'device_id': '0', 'rank_id': '0'}, {'device_id': '1', 'rank_id': '1', 'host_port': str(port)}]}]}))
+        said = new_run().finish(2, '--train_steps=2', code=1, RANK_TABLE_FILE=str(tmp_path / 'table.json'))
+    assert 'rank 1 failed first' in said and '127.0.0.1:%d: expected an address of this machine' % port in said, said
 
 
 def wait_for_step(run, step, seconds=60):
