@@ -11,7 +11,7 @@ usage() {
 Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [-- TRAIN_FLAGS]
 
   --model=NAME      cspnet (default), cutmix, shufflenet or ssd
-  --data_path=DIR   your data set; without it a small one is drawn into .sampledata/ and trained for 3 epochs (ssd: 1)
+  --data_path=DIR   your data set; without it a small one is drawn into .drawn/ and trained for 3 epochs (ssd: 1)
   -- TRAIN_FLAGS    handed to the model's test/train_full_1p.sh, e.g. -- --train_epochs=10
 
 Needs Python 3.10 to 3.13 (or PYTHON=/path/to/python3). Makes .venv on the first run.
@@ -61,8 +61,8 @@ if [[ -n $data_path ]]; then
   # The model's script changes its folder; a relative path means the user's.
   [[ $data_path == [/~]* ]] || data_path=$PWD/$data_path
 else
-  data_path=$ROOT/.sampledata/$layout
-  "$PYTHON" -m common.sampledata "$layout" --output "$data_path"
+  data_path=$ROOT/.drawn/$layout
+  "$PYTHON" -m tools.sampledata "$layout" --output "$data_path"
   # Sample data shows a rising accuracy after a few epochs, of a detector a falling loss after one; the script's own
   # number is meant for the real set.
   case " $* " in
@@ -75,7 +75,7 @@ printf 'Training %s; TensorFlow takes ten seconds or more before the first line.
 code=0
 bash "$ROOT/$folder/test/train_full_1p.sh" --data_path="$data_path" ${sample[@]+"${sample[@]}"} "$@" || code=$?
 if ((code == 0)); then
-  "$PYTHON" -m common.report --table "$ROOT/$folder/test/output/${ASCEND_DEVICE_ID:-0}" ||
+  "$PYTHON" -m tools.report --table "$ROOT/$folder/test/output/${ASCEND_DEVICE_ID:-0}" ||
     printf 'The training succeeded, but its result table could not be made.\n' >&2
   if [[ -n $drawn ]]; then
     printf '\nThis was drawn sample data: it shows that all works, and %s. With your data:\n' "$drawn"

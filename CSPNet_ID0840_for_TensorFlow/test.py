@@ -10,7 +10,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, confusion, datacheck, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, confusion, files, flags, runlog  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -32,7 +32,7 @@ def evaluate(parsed):
     # Data
     if parsed.confusion_png:
         confusion.check_can_draw()
-    data = datacheck.load_cifar10(parsed.data_path or os.path.join(HERE, "dataset"))
+    data = cifar10.load_cifar10(parsed.data_path or os.path.join(HERE, "dataset"))
     found = checkpoint.CheckpointStore(parsed.checkpoint).best() if parsed.best else None
     prefix, state = found or checkpoint.find_checkpoint(parsed.checkpoint)
     from common.runtime import Runtime
@@ -61,7 +61,7 @@ def evaluate(parsed):
 def main(argv=None):
     try:
         return evaluate(parse_args(argv))
-    except (datacheck.DataError, OSError) as error:
+    except (files.DataError, OSError) as error:
         runlog.RunLog().event(runlog.FAIL, message=str(error))
         return 1
 

@@ -17,7 +17,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, datacheck, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, files, flags, runlog  # noqa: E402
 
 EVAL_BATCH_SIZE = 250
 
@@ -51,13 +51,13 @@ def find_data(parsed):
         return None
     default = os.path.join(HERE, "dataset")
     filled = any(name.startswith("cifar-10") for name in os.listdir(default)) if os.path.isdir(default) else False
-    return datacheck.find_cifar10(parsed.data_path or (default if filled else None))
+    return cifar10.find_cifar10(parsed.data_path or (default if filled else None))
 
 
 def load_data(parsed):
     """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
     path = find_data(parsed)
-    return datacheck.load_cifar10(path) if path else datacheck.random_cifar10(2048, 500, parsed.seed)
+    return cifar10.load_cifar10(path) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
 
 
 Graph = collections.namedtuple("Graph", "images labels rate loss update eval_images eval_scores")
@@ -99,7 +99,7 @@ def train(parsed):
 
     # Run folder
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    datacheck.prepare_output_dir(parsed.output_path)
+    files.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
     restored = checkpoint.find_start(store, continued, parsed.resume)
 
@@ -110,7 +110,7 @@ def train(parsed):
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = len(data.train_images) // images_per_step
     if steps_per_epoch == 0:
-        raise datacheck.DataError("--batch_size", "at most the %d training images of the data" %
+        raise files.DataError("--batch_size", "at most the %d training images of the data" %
                                   len(data.train_images), "%d images a step" % images_per_step, "give a smaller one")
     total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
 
@@ -128,7 +128,7 @@ def train(parsed):
         runtime.restore(saver, session, restored[0])
     runtime.broadcast(session)
     if runtime.rank == 0:
-        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                               json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(parsed.SUMMARY))
     log.event(runlog.RUN, model="CSPNet", network=cspdarknet53.NAME, batch_size=parsed.batch_size,
@@ -210,8 +210,8 @@ def main(argv=None):
     parsed = parse_args(argv)
     try:
         return train(parsed)
-    except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
-        refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
+    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
+        refused = isinstance(error, files.DataError)  # nothing has begun: what is in the folder stays as it is
         runlog.fail(None if refused else parsed.output_path, str(error))
         return 1
 

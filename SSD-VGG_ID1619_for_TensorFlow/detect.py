@@ -16,8 +16,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 import ssdutils  # noqa: E402
-from common import checkpoint, flags, runlog  # noqa: E402
-from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+from common import files, flags, runlog  # noqa: E402
+from common.files import DataError, prepare_output_dir  # noqa: E402
 from export_model import DESCRIPTION, FROZEN_GRAPH, SAVED_MODEL  # noqa: E402
 
 DETECTIONS_FILE = "detections.json"
@@ -56,7 +56,7 @@ def find_model(path):
         os.path.join(one, "saved_model.pb"))), None)
     if model is None:
         raise DataError(path, "%s or %s/" % (FROZEN_GRAPH, SAVED_MODEL), "neither", "make them with export_model.py")
-    description = checkpoint.read_json(os.path.join(folder, DESCRIPTION)) or {}
+    description = files.read_json(os.path.join(folder, DESCRIPTION)) or {}
     if description.get("preset") not in ssdutils.PRESETS or not {"classes", "input", "output"} <= set(description):
         raise DataError(os.path.join(folder, DESCRIPTION), "preset, classes, input and output of the export",
                         ", ".join(sorted(description)) or "no such file", "keep it as export_model.py wrote it")
@@ -128,7 +128,7 @@ def detect(parsed):
                 cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), image)
             bar.update()
     bar.close()
-    checkpoint.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(found, indent=1))
+    files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(found, indent=1))
     for one in found:
         print("%s: %s" % (one["image"], ", ".join("%s %.2f" % (each["class"], each["confidence"])
                                                   for each in one["detections"]) or "nothing"))

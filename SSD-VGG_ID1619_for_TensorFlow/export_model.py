@@ -16,8 +16,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 import ssdutils  # noqa: E402
-from common import checkpoint, flags, runlog  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common import files, flags, runlog  # noqa: E402
+from common.files import DataError  # noqa: E402
 
 INPUT, OUTPUT = "image_input", "result/result"
 SAVED_MODEL, FROZEN_GRAPH, DESCRIPTION, DEFAULT_BOXES = (
@@ -74,7 +74,7 @@ def export(parsed):
     with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
         file.write(frozen.SerializeToString())
     np.save(os.path.join(folder, DEFAULT_BOXES), ssdutils.default_boxes(preset))
-    checkpoint.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
+    files.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
         "model": "SSD-VGG", "preset": preset.name, "image_px": preset.image_px, "classes": classes,
         "input": INPUT + ":0", "input_colours": "BGR, 0 to 255", "output": OUTPUT + ":0",
         "output_rows": "one a box of %s" % DEFAULT_BOXES,

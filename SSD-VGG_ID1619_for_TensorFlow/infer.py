@@ -14,7 +14,7 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 
 import ssdutils  # noqa: E402
 from common import flags, runlog  # noqa: E402
-from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+from common.files import DataError, prepare_output_dir  # noqa: E402
 from data_queue import BatchQueue, WorkerDied  # noqa: E402
 
 CONFIDENCE, IOU = 0.01, 0.5  # of the VOC rule: what is counted as a detection, and what as found

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from common.checkpoint import write_text
+from common.files import write_text
 
 FILE_NAME = "comp4_det_test_%s.txt"  # comp4: detection, trained on any data but the test data
 

@@ -30,8 +30,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
-from common.checkpoint import write_text  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common.files import DataError, write_text  # noqa: E402
 from training_data import (  # noqa: E402
     ARRAYS_FILE,
     BAD_FILE,

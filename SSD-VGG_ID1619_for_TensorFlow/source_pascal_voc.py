@@ -19,7 +19,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from common.datacheck import DataError
+from common.files import DataError
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")

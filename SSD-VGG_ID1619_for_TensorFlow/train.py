@@ -24,7 +24,8 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 import data_queue  # noqa: E402
 import infer  # noqa: E402
 import ssdutils  # noqa: E402
-from common import checkpoint, datacheck, flags, ranktable, runlog  # noqa: E402
+from common import checkpoint, files, flags, runlog  # noqa: E402
+from launcher import ranktable  # noqa: E402
 
 EVAL_BATCH_SIZE = 8
 EVAL_SETS = ("valid", "train")
@@ -197,7 +198,7 @@ def train(parsed):
     # Run folder
     import weights
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    datacheck.prepare_output_dir(parsed.output_path)
+    files.prepare_output_dir(parsed.output_path)
     store = weights.store(parsed.output_path, parsed.name)
     restored = checkpoint.find_start(store, continued, parsed.resume, weights.find)
     if restored:
@@ -229,7 +230,7 @@ def train(parsed):
     weights.assign(tf, session, vgg)
     runtime.broadcast(session)
     if runtime.rank == 0:
-        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                               json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
     log.event(runlog.RUN, model="SSD-VGG", network=preset.name, classes=len(classes), batch_size=parsed.batch_size,
@@ -364,8 +365,8 @@ def main(argv=None):
     parsed = parse_args(argv)
     try:
         return train(parsed)
-    except (datacheck.DataError, runlog.NonFiniteLoss, data_queue.WorkerDied, OSError) as error:
-        refused = isinstance(error, datacheck.DataError)  # nothing has begun: what is in the folder stays as it is
+    except (files.DataError, runlog.NonFiniteLoss, data_queue.WorkerDied, OSError) as error:
+        refused = isinstance(error, files.DataError)  # nothing has begun: what is in the folder stays as it is
         runlog.fail(None if refused else parsed.output_path, infer.one_line(error))
         return 1
 

@@ -19,8 +19,7 @@ import numpy as np
 
 import ssdutils
 import transforms
-from common.checkpoint import read_json
-from common.datacheck import DataError
+from common.files import DataError, read_json
 
 DATASET_FILE, ARRAYS_FILE, BAD_FILE = "dataset.json", "%s.npz", "bad.csv"
 FORMAT, MADE_BY = 1, "SSD-VGG process_dataset.py"

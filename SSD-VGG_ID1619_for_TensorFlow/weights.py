@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 
-from common import checkpoint
-from common.datacheck import DataError
+from common import checkpoint, files
+from common.files import DataError
 
 # Channels and number of convolutions of VGG-16's blocks, channels of fc6 and fc7 (Simonyan and Zisserman 2014,
 # configuration D).
@@ -158,7 +158,7 @@ def find(path, best=False):
     """
     path = os.path.normpath(path)
     for run_folder in (path, os.path.dirname(path)):
-        recorded = checkpoint.read_json(os.path.join(run_folder, checkpoint.FLAGS_FILE))
+        recorded = files.read_json(os.path.join(run_folder, checkpoint.FLAGS_FILE))
         if recorded and path in (run_folder, os.path.join(run_folder, recorded["name"])):
             checkpoints = store(run_folder, recorded["name"])
             found = checkpoints.best() if best else checkpoints.newest()

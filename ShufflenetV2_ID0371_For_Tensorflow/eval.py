@@ -17,8 +17,8 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, confusion, runlog  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common import checkpoint, confusion, files, runlog  # noqa: E402
+from common.files import DataError  # noqa: E402
 
 SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
 _AVERAGE = "/ExponentialMovingAverage"
@@ -132,7 +132,7 @@ def predict(parsed, prefix, state):
 
 def _class_names(parsed, classes):
     """What to call each label: {label: class id and name as far as they are known}; `classes` are the ids or None."""
-    given = checkpoint.read_json(parsed.class_names) if parsed.class_names else None
+    given = files.read_json(parsed.class_names) if parsed.class_names else None
     names = {label: classes[label] if classes else "class %d" % label for label in range(parsed.num_classes)}
     for key, value in (given or {}).items():
         if isinstance(value, list) and len(value) > 1:  # {"0": [class id, name]}, numbered in another order than ours

@@ -20,8 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
-from common.checkpoint import read_json, write_text  # noqa: E402
-from common.datacheck import DataError, prepare_output_dir  # noqa: E402
+from common.files import DataError, prepare_output_dir, read_json, write_text  # noqa: E402
 
 TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"
 ENCODING_FILE, BOXES_FILE, BAD_FILE = "integer_encoding.json", "boxes.npy", "bad_files.csv"

@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 import records
-from common.datacheck import DataError
+from common.files import DataError
 from create_tfrecords import INDEX_FILE, read_manifest
 
 IMAGE_PX = 224

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 
-from common.datacheck import DataError
+from common.files import DataError
 from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
 
 # Names below --data_dir; the first of each are what create_tfrecords.py makes, the others published habits.

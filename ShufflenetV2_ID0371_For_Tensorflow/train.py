@@ -18,7 +18,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, datacheck, flags, ranktable, runlog  # noqa: E402
+from common import checkpoint, files, flags, runlog  # noqa: E402
+from launcher import ranktable  # noqa: E402
 
 EVAL_BATCH_SIZE = 50  # divides ImageNet's 50,000
 TRAINING_MODES = ("train", "train_and_evaluate")
@@ -199,7 +200,7 @@ def whole_loops(parsed, total_steps, first_step, steps_per_run):
     """
     left_over = (total_steps - first_step) % steps_per_run
     if left_over and (parsed.train_steps or total_steps - first_step < steps_per_run):
-        raise datacheck.DataError(
+        raise files.DataError(
             "--iterations_per_loop", "a divisor of the %d steps that are to be done" % (total_steps - first_step),
             steps_per_run, "give --iterations_per_loop=1, or another --max_train_steps")
     return total_steps - left_over
@@ -210,14 +211,14 @@ def train(parsed):
     # Data, before the run folder is touched
     started = time.time()
     if parsed.rank_size != int(os.environ.get("RANK_SIZE", 1)):
-        raise datacheck.DataError("--rank_size", "%s, as RANK_SIZE says" % os.environ.get("RANK_SIZE", 1),
+        raise files.DataError("--rank_size", "%s, as RANK_SIZE says" % os.environ.get("RANK_SIZE", 1),
                                   parsed.rank_size, "give both the same number; test/*_8p.sh start eight ranks")
     data = load_data(parsed)
     training_images = SYNTHETIC_IMAGES if data.train is None else len(data.train)
 
     # Run folder
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    datacheck.prepare_output_dir(parsed.output_path)
+    files.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
     restored = checkpoint.find_start(store, continued, parsed.resume)
 
@@ -229,7 +230,7 @@ def train(parsed):
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = training_images // images_per_step
     if steps_per_epoch == 0:
-        raise datacheck.DataError("--batch_size", "at most the %d training images of the data" % training_images,
+        raise files.DataError("--batch_size", "at most the %d training images of the data" % training_images,
                                   "%d images a step" % images_per_step, "give a smaller one")
     wanted_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
     total_steps = whole_loops(parsed, wanted_steps, first_step, per_run)
@@ -264,7 +265,7 @@ def train(parsed):
     runtime.broadcast(session)
     update = runtime.looped(session, graph.update)
     if runtime.rank == 0:
-        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                               json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank,
                         runtime.tensorboard(os.path.join(parsed.output_path, "tb")), parsed.log_name)
@@ -396,9 +397,9 @@ def main(argv=None, mode="train"):
             return train(parsed)
         import eval as evaluation
         return evaluation.run(parsed)
-    except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
+    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
         # nothing has begun: what is in the folder stays as it is
-        refused = isinstance(error, datacheck.DataError) or parsed.mode not in TRAINING_MODES
+        refused = isinstance(error, files.DataError) or parsed.mode not in TRAINING_MODES
         runlog.fail(None if refused else parsed.output_path, str(error))
         return 1
 

@@ -22,7 +22,7 @@ import in_turns
 sys.path.insert(0, in_turns.ROOT)
 
 from common import flags  # noqa: E402
-from common.checkpoint import write_text  # noqa: E402
+from common.files import write_text  # noqa: E402
 from common.runlog import source_commit  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -29,7 +29,7 @@ def train(model, ranks, steps):
     words = words + ([rank_flag % ranks] if rank_flag else [])
     with tempfile.TemporaryDirectory() as output:
         done = subprocess.run(
-            [sys.executable, "-m", "common.launch", "--case=perf", "--ranks=%d" % ranks, "train.py", "--synthetic",
+            [sys.executable, "-m", "launcher", "--case=perf", "--ranks=%d" % ranks, "train.py", "--synthetic",
              "--train_steps=%d" % steps, "--batch_size=%d" % (images // ranks), "--output_path=%s" % output] + words,
             cwd=os.path.join(in_turns.ROOT, folder), capture_output=True, stdin=subprocess.DEVNULL,
             env=dict({name: value for name, value in os.environ.items() if name != "RANK_TABLE_FILE"},

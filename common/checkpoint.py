@@ -17,7 +17,7 @@ import shutil
 import signal
 
 from common import flags as flag_rules
-from common.datacheck import DataError
+from common.files import DataError, move_aside, read_json, write_text
 
 FLAGS_FILE, STATE_FILE, BEST_FILE, POINTER_FILE = "flags.json", "state.json", "best.json", "checkpoint"
 PREFIX = "model"  # a checkpoint's files are model.index, model.data-00000-of-00001
@@ -98,34 +98,6 @@ def is_finished(output_path):
         return bool(last) and json.loads(last[0]).get("event") == "done"
     except (OSError, ValueError):
         return False
-
-
-def move_aside(folder):
-    """Renames a folder to the first free one of folder.1, folder.2, ... and returns that name."""
-    number = 1
-    while os.path.exists("%s.%d" % (folder, number)):
-        number += 1
-    os.rename(folder, "%s.%d" % (folder, number))
-    return "%s.%d" % (folder, number)
-
-
-def read_json(path):
-    """The JSON in a file; None when the file is absent or not JSON."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
-
-
-def write_text(path, text):
-    """Replaces a text file in one step: readers see the old content or the new one."""
-    temporary = "%s.tmp-%d" % (path, os.getpid())
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class CheckpointStore:

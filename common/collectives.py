@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums over the ranks of a CPU or GPU run by TensorFlow's own collectives: NCCL on GPUs, a ring over gRPC on CPUs.
 
-MultiWorkerMirroredStrategy reduces; who takes part is in TF_CONFIG, which common.launch sets. Variables remain each
+MultiWorkerMirroredStrategy reduces; who takes part is in TF_CONFIG, which launcher.launch sets. Variables remain each
 rank's own: they start equal and equal, averaged gradients change them.
 """
 import functools
@@ -9,7 +9,7 @@ import json
 import os
 import re
 
-from common.datacheck import DataError
+from common.files import DataError
 
 BYTES_PER_PACK = 32 << 20  # of gradients reduced at a time: many small reductions cost more than the bytes
 # A ring cuts a tensor into chunks of 64 bytes and more. A rank that has no chunk to fetch does not notice that its

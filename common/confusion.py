@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from common.datacheck import DataError
+from common.files import DataError
 
 _MOST_COUNTED, _MOST_NAMED = 30, 100  # classes: more counts, more names cannot be read in a picture
 _WORST = 20  # classes that the table has when there are more than _MOST_NAMED

@@ -7,7 +7,7 @@ import platform
 import re
 
 from common import runlog
-from common.checkpoint import write_text
+from common.files import write_text
 
 _EVENT = re.compile(r"\[(%s)\] ((?:\w+=(?:\"(?:[^\"\\]|\\.)*\"|\S+) ?)+)" % "|".join(runlog.EVENTS))
 _FIELD = re.compile(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|\S+)")

@@ -10,7 +10,7 @@ import json
 import os
 
 from common import flags
-from common.datacheck import DataError
+from common.files import DataError
 
 # Modes that admit a list of operators to lower or not (--use_mixlist).
 MIXED_MODES = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16")

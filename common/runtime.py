@@ -12,7 +12,7 @@ import numpy as np
 
 from common import checkpoint
 from common.collectives import AveragedGradients, Collectives
-from common.datacheck import DataError
+from common.files import DataError
 
 _MIXED = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_bf16",
           "force_fp16")

@@ -12,8 +12,8 @@ import warnings
 
 import numpy as np
 
-from common import checkpoint, datacheck
-from common.datacheck import DataError
+from common import checkpoint, files
+from common.files import DataError
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
 _HDF5_OVERHEAD_BYTES = 1000000
@@ -31,7 +31,7 @@ def save(prefix, network, optimizer):
       OSError: they cannot be written.
     """
     values = 2 * network.count_params() + sum(int(np.prod(v.shape)) for v in optimizer_variables(optimizer))
-    datacheck.check_free_space(prefix, 4 * values + _HDF5_OVERHEAD_BYTES)
+    files.check_free_space(prefix, 4 * values + _HDF5_OVERHEAD_BYTES)
     try:
         _save_network(prefix, network)
         np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in optimizer_variables(optimizer)])

@@ -23,7 +23,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, confusion, datacheck, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, confusion, files, flags, runlog  # noqa: E402
 
 PREVIEW_IMAGES = 32
 
@@ -78,13 +78,13 @@ def find_data(parsed):
     Raises:
       DataError: there is no CIFAR-10; says what to give.
     """
-    return None if parsed.synthetic else datacheck.find_cifar10(parsed.data_path)
+    return None if parsed.synthetic else cifar10.find_cifar10(parsed.data_path)
 
 
 def load_data(parsed):
     """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
     path = find_data(parsed)
-    return datacheck.load_cifar10(path) if path else datacheck.random_cifar10(2048, 500, parsed.seed)
+    return cifar10.load_cifar10(path) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
 
 
 def learning_rate(step, total_steps, parsed):
@@ -147,7 +147,7 @@ def train(parsed):
 
     # Run folder
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    datacheck.prepare_output_dir(parsed.output_path)
+    files.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
     restored = checkpoint.find_start(store, continued, parsed.resume)
 
@@ -158,7 +158,7 @@ def train(parsed):
     images_per_step = parsed.batch_size * runtime.ranks
     steps_per_epoch = len(data.train_images) // images_per_step
     if steps_per_epoch == 0:
-        raise datacheck.DataError("--batch_size", "at most the %d training images of the data" %
+        raise files.DataError("--batch_size", "at most the %d training images of the data" %
                                   len(data.train_images), "%d images a step" % images_per_step, "give a smaller one")
     total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
 
@@ -177,7 +177,7 @@ def train(parsed):
     state_variables = network.variables + model_files.optimizer_variables(optimizer)
     runtime.broadcast_variables(state_variables)
     if runtime.rank == 0:
-        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
+        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                               json.dumps(vars(parsed), indent=1, sort_keys=True))
     log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
     log.event(runlog.RUN, model="CutMix", network=resnet.NAME, batch_size=parsed.batch_size,
@@ -303,8 +303,8 @@ def main(argv=None):
     parsed = parse_args(argv)
     try:
         return write_preview(parsed) if parsed.preview else {"train": train, "evaluate": evaluate}[parsed.mode](parsed)
-    except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
-        begun = parsed.mode == "train" and not parsed.preview and not isinstance(error, datacheck.DataError)
+    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
+        begun = parsed.mode == "train" and not parsed.preview and not isinstance(error, files.DataError)
         runlog.fail(parsed.output_path if begun else None, str(error))
         return 1
 

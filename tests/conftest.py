@@ -30,7 +30,7 @@ def real_cifar10(tmp_path_factory):
 @pytest.fixture(scope='session')
 def sample_cifar10(tmp_path_factory):
     """str, a folder that holds cifar-10-batches-py with 500 + 100 drawn images."""
-    from common import sampledata
+    from tools import sampledata
     folder = str(tmp_path_factory.mktemp('sample') / 'cifar10')
     sampledata.draw_cifar10(folder, train=500, test=100, seed=0)
     return folder

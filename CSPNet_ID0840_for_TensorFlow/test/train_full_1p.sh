@@ -5,5 +5,5 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=acc train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
   --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"

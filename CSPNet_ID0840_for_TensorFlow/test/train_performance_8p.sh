@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=perf --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf --ranks="$ranks" train.py \
   --train_steps=200 --batch_size=64 --LEARNING_RATE=0.12 --DISPLAY_STEP=20 "$@"

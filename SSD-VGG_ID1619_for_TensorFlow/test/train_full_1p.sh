@@ -5,5 +5,5 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=acc train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
   --epochs=200 --batch-size=8 --lr-values='0.00075;0.0001;0.00001' --lr-boundaries='320000;400000' "$@"

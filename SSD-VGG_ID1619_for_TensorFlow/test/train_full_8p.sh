@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=acc --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc --ranks="$ranks" train.py \
   --epochs=200 --batch-size=8 --lr-values='0.002;0.0003;0.00003' --lr-boundaries='40000;50000' --warmup_steps=1000 "$@"

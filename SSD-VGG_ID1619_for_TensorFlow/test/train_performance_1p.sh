@@ -5,5 +5,5 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=perf train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf train.py \
   --train_steps=100 --batch-size=8 --eval_images=0 --log_every=10 "$@"

@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=perf --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf --ranks="$ranks" train.py \
   --train_steps=100 --batch-size=8 --eval_images=0 --log_every=10 "$@"

@@ -5,5 +5,5 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=acc train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
   --mode=train_and_evaluate --max_epochs=133 --batch_size=128 --lr=0.0625 "$@"

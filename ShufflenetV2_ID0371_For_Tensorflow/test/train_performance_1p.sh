@@ -5,5 +5,5 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=perf train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf train.py \
   --max_train_steps=200 --batch_size=128 --lr=0.0625 --save_summary_steps=20 "$@"

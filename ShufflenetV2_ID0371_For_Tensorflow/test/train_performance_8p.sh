@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=perf --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf --ranks="$ranks" train.py \
   --rank_size="$ranks" --max_train_steps=200 --batch_size=128 --lr=0.5 --save_summary_steps=20 "$@"

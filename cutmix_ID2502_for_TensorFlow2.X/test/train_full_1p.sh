@@ -5,6 +5,6 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=acc train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
   --epochs=15 --batch_size=32 --optimizer=sgd --learning_rate=0.05 --schedule=cosine --warmup_steps=500 \
   --weight_decay=5e-4 --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"

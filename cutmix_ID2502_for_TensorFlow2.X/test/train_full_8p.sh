@@ -8,6 +8,6 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=acc --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=acc --ranks="$ranks" train.py \
   --epochs=15 --batch_size=32 --optimizer=sgd --learning_rate=0.4 --schedule=cosine --warmup_steps=500 \
   --weight_decay=5e-4 --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"

@@ -5,6 +5,6 @@ set -e
 export CALLED_FROM=$PWD
 cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m common.launch --case=perf train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf train.py \
   --train_steps=300 --batch_size=32 --eval_static=False --optimizer=sgd --learning_rate=0.05 --alpha=1 \
   --cutmix_probability=0.5 --crop_and_flip "$@"

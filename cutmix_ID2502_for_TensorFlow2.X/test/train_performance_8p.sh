@@ -8,6 +8,6 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
 ranks="${RANK_SIZE:-8}"
 if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m common.launch --case=perf --ranks="$ranks" train.py \
+exec "${PYTHON:-python3}" -m launcher --case=perf --ranks="$ranks" train.py \
   --train_steps=300 --batch_size=32 --eval_static=True --optimizer=sgd --learning_rate=0.4 --warmup_steps=500 \
   --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"

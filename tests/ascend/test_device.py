@@ -5,7 +5,7 @@ import os
 import folders
 import pytest
 
-from common.datacheck import DataError
+from common.files import DataError
 from common.runtime import Runtime
 
 

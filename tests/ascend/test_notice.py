@@ -34,7 +34,7 @@ if __name__ == "__main__":
 def test_the_line_decides(line, fields, used, tmp_path):
     (tmp_path / 'train.py').write_text(SCRIPT % (folders.ROOT, line))
     done = subprocess.run(
-        [sys.executable, '-m', 'common.launch', '--case=acc', 'train.py', '--output_path=%s' % (tmp_path / 'out')],
+        [sys.executable, '-m', 'launcher', '--case=acc', 'train.py', '--output_path=%s' % (tmp_path / 'out')],
         cwd=str(tmp_path), env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=folders.ROOT, RUN_FIELDS=fields),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     said = done.stdout.decode()

@@ -112,7 +112,7 @@ def test_ssd_as_one_of_eight(tmp_path):
 @pytest.fixture(scope='module')
 def shards(tmp_path_factory):
     """Forty drawn images in ten classes as train_shards/, twenty as eval_shards/."""
-    from common import sampledata
+    from tools import sampledata
     folder = tmp_path_factory.mktemp('shards')
     sampledata.draw_imagenet(str(folder / 'images'), train=40, test=20)
     commands = [['explore_imagenet.py', '--data_dir=%s' % (folder / 'images'), '--output=%s' % (folder / 'tables')]] + [

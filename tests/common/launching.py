@@ -22,7 +22,7 @@ def parse_args(argv=None):
     return parsed
 
 def find_data(parsed):
-    from common.datacheck import DataError
+    from common.files import DataError
     if parsed.data_path:
         raise DataError(parsed.data_path, "data", "none", "give another")
 
@@ -183,9 +183,10 @@ class Launching:
         self.net, self.root, self._started = folder / 'Net', folder / 'root', []
         self.net.mkdir()
         (self.net / 'train.py').write_text(SCRIPT)
-        shutil.copytree(os.path.join(ROOT, 'common'), str(self.root / 'common'),
-                        ignore=shutil.ignore_patterns('__pycache__'))
-        processes = self.root / 'common' / 'processes.py'
+        for package in ('common', 'launcher', 'tools'):
+            shutil.copytree(os.path.join(ROOT, package), str(self.root / package),
+                            ignore=shutil.ignore_patterns('__pycache__'))
+        processes = self.root / 'launcher' / 'processes.py'
         patient = processes.read_text()
         assert patient.count('GRACE_SEC = 20 ') == 1
         processes.write_text(patient.replace('GRACE_SEC = 20 ', 'GRACE_SEC = 2 '))
@@ -195,7 +196,7 @@ class Launching:
         own = dict({name: value for name, value in os.environ.items() if name not in _OF_A_RANK},
                    PYTHON=sys.executable, PYTHONPATH=str(self.root), **environment)
         self._started.append(subprocess.Popen(
-            list(before) + [sys.executable, '-m', 'common.launch', '--case=acc', '--ranks=%s' % ranks, 'train.py']
+            list(before) + [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%s' % ranks, 'train.py']
             + (['--output_path=' + output] if output else []) + list(words),
             cwd=str(self.net), env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return self._started[-1]

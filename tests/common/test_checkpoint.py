@@ -6,7 +6,7 @@ import os
 import pytest
 
 from common import checkpoint
-from common.datacheck import DataError
+from common.files import DataError
 
 pytestmark = pytest.mark.smoke
 

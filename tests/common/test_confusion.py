@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common import confusion
-from common.datacheck import DataError
+from common.files import DataError
 
 pytestmark = pytest.mark.smoke
 

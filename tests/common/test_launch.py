@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from launching import SCRIPT, Launching, all_gone, is_alive, pids_in, wait_for
 
-from common import launch, processes
+from launcher import launch, processes
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_terminal_sees_a_progress_bar_and_the_log_does_not(tmp_path):
     (tmp_path / 'train.py').write_text(SCRIPT)
     terminal, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
-    process = subprocess.Popen([sys.executable, '-m', 'common.launch', '--case=acc', 'train.py', '--output_path=out'],
+    process = subprocess.Popen([sys.executable, '-m', 'launcher', '--case=acc', 'train.py', '--output_path=out'],
                                cwd=str(tmp_path), env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=ROOT),
                                stdout=child, stderr=child)
     os.close(child)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from common import flags, npu_options
-from common.datacheck import DataError
+from common.files import DataError
 
 
 def parsed(*words):

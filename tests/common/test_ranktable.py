@@ -8,8 +8,8 @@ import socket
 import pytest
 from conftest import ROOT
 
-from common import ranktable
-from common.datacheck import DataError
+from common.files import DataError
+from launcher import ranktable
 
 pytestmark = pytest.mark.smoke
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from common import report, runlog
+from common import runlog
+from tools import report
 
 pytestmark = pytest.mark.smoke
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from common import logparse, report, runlog
+from common import logparse, runlog
+from tools import report
 
 pytestmark = pytest.mark.smoke
 

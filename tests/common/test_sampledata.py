@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from common import datacheck, sampledata
-from common.datacheck import DataError
+from common import cifar10
+from common.files import DataError
+from tools import sampledata
 
 pytestmark = pytest.mark.smoke
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(sampledata.__file__)))
@@ -26,11 +27,11 @@ def files_of(folder):
 
 def test_layout_counts_and_balance(tmp_path):
     sampledata.draw_cifar10(str(tmp_path / 's'), train=203, test=50)
-    data = datacheck.load_cifar10(str(tmp_path / 's'))
+    data = cifar10.load_cifar10(str(tmp_path / 's'))
     assert data.train_images.shape == (203, 32, 32, 3) and data.test_images.shape == (50, 32, 32, 3)
     assert data.class_names == sampledata.SHAPES
     assert np.bincount(data.test_labels).tolist() == [5] * 10
-    assert sorted(os.listdir(str(tmp_path / 's'))) == ['cifar-10-batches-py', 'sample.json']
+    assert sorted(os.listdir(str(tmp_path / 's'))) == ['.whole.json', 'cifar-10-batches-py']
     assert len(os.listdir(str(tmp_path / 's' / 'cifar-10-batches-py'))) == 7
 
 
@@ -42,7 +43,7 @@ def test_seed_decides(tmp_path):
 
 
 def test_no_image_twice(sample_cifar10):
-    data = datacheck.load_cifar10(sample_cifar10)
+    data = cifar10.load_cifar10(sample_cifar10)
     rows = {image.tobytes() for images in (data.train_images, data.test_images) for image in images}
     assert len(rows) == 600
 
@@ -63,7 +64,7 @@ def test_every_shape_shows_on_its_background():
 
 def test_learnable_but_not_by_colour_alone(tmp_path):
     sampledata.draw_cifar10(str(tmp_path / 's'), train=2000, test=500)
-    data = datacheck.load_cifar10(str(tmp_path / 's'))
+    data = cifar10.load_cifar10(str(tmp_path / 's'))
 
     def accuracy(train, test):
         """Ridge regression on one-hot labels."""
@@ -83,11 +84,11 @@ def test_learnable_but_not_by_colour_alone(tmp_path):
 def test_same_settings_are_reused_and_others_drawn_anew(tmp_path):
     output = str(tmp_path / 's')
     assert sampledata.draw_cifar10(output, train=50, test=10) is True
-    before = os.stat(os.path.join(output, 'sample.json')).st_mtime_ns
+    before = os.stat(os.path.join(output, '.whole.json')).st_mtime_ns
     assert sampledata.draw_cifar10(output, train=50, test=10) is False
-    assert os.stat(os.path.join(output, 'sample.json')).st_mtime_ns == before
+    assert os.stat(os.path.join(output, '.whole.json')).st_mtime_ns == before
     assert sampledata.draw_cifar10(output, train=60, test=10) is True
-    assert len(datacheck.load_cifar10(output).train_labels) == 60
+    assert len(cifar10.load_cifar10(output).train_labels) == 60
     assert os.listdir(str(tmp_path)) == ['s']
 
 
@@ -97,18 +98,18 @@ def test_damaged_drawing_is_drawn_anew(tmp_path):
     with open(os.path.join(output, 'cifar-10-batches-py', 'test_batch'), 'r+b') as stream:
         stream.truncate(100)
     assert sampledata.draw_cifar10(output, train=50, test=10) is True
-    assert len(datacheck.load_cifar10(output).test_labels) == 10
+    assert len(cifar10.load_cifar10(output).test_labels) == 10
 
 
 def test_folder_of_others_is_left_alone(tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')
-    with pytest.raises(DataError, match='other origin'):
+    with pytest.raises(DataError, match='a new folder, or one that tools.sampledata made'):
         sampledata.draw_cifar10(str(tmp_path / 'mine'), train=50, test=10)
     drawn = tmp_path / 'drawn'
     sampledata.draw_cifar10(str(drawn), train=50, test=10)
     (drawn / 'notes.txt').write_text('x')
-    with pytest.raises(DataError, match='other origin'):
+    with pytest.raises(DataError, match='a new folder, or one that tools.sampledata made'):
         sampledata.draw_cifar10(str(drawn), train=60, test=10)
     assert (tmp_path / 'mine' / 'thesis.tex').exists() and (drawn / 'notes.txt').exists()
     assert sorted(os.listdir(str(tmp_path))) == ['drawn', 'mine']
@@ -124,7 +125,7 @@ def test_nothing_is_left_when_drawing_fails(tmp_path, monkeypatch):
 
 
 def run(*args):
-    return subprocess.run([sys.executable, '-m', 'common.sampledata'] + list(args), cwd=ROOT,
+    return subprocess.run([sys.executable, '-m', 'tools.sampledata'] + list(args), cwd=ROOT,
                           capture_output=True, text=True)
 
 
@@ -133,7 +134,7 @@ def test_command_line(tmp_path):
     first, second = run(*command), run(*command)
     assert (first.returncode, first.stderr) == (0, '') and 'Drew 50' in first.stdout
     assert (second.returncode, second.stderr, second.stdout) == (0, '', '')
-    with open(str(tmp_path / 's' / 'sample.json')) as stream:
+    with open(str(tmp_path / 's' / '.whole.json')) as stream:
         assert json.load(stream)['settings']['seed'] == 1
 
 

@@ -239,10 +239,11 @@ def test_every_kind_of_failure_counts(ready_machine, text):
 
 
 def ready_to_train(machine, train_exit=0, folder='CSPNet_ID0840_for_TensorFlow'):
-    shutil.copytree(os.path.join(ROOT, 'common'), str(machine.root / 'common'),
-                    ignore=lambda folder, names: [n for n in names if n not in
-                                                  ('__init__.py', 'datacheck.py', 'sampledata.py')])
-    (machine.root / 'common' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
+    for package in ('common', 'tools'):
+        shutil.copytree(os.path.join(ROOT, package), str(machine.root / package),
+                        ignore=lambda folder, names: [n for n in names if n not in (
+                            '__init__.py', 'cifar10.py', 'files.py', 'sampledata.py')])
+    (machine.root / 'tools' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
     write_script(machine.root / folder / 'test' / 'train_full_1p.sh',
                  '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
 
@@ -251,7 +252,7 @@ def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
     ready_to_train(ready_machine)
     result = ready_machine('quickstart.sh')
     assert result.returncode == 0, result.stderr
-    data = ready_machine.root / '.sampledata' / 'cifar10'
+    data = ready_machine.root / '.drawn' / 'cifar10'
     assert 'trained --data_path=%s --train_epochs=3\n' % data in result.stdout
     assert (data / 'cifar-10-batches-py' / 'test_batch').exists()
     assert "table of ['--table', '%s" % (ready_machine.root / 'CSPNet_ID0840_for_TensorFlow') in result.stdout
@@ -268,7 +269,7 @@ def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
 def test_quickstart_knows_every_model(ready_machine, model, folder, layout, drawn, flags):
     ready_to_train(ready_machine, folder=folder)
     result = ready_machine('quickstart.sh', '--model=' + model)
-    data = ready_machine.root / '.sampledata' / layout
+    data = ready_machine.root / '.drawn' / layout
     assert result.returncode == 0 and (data / drawn).is_dir(), result.stderr
     assert 'trained --data_path=%s %s\n' % (data, flags) in result.stdout
     assert "table of ['--table', '%s/test/output/0']" % (ready_machine.root / folder) in result.stdout
@@ -295,7 +296,7 @@ def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine)
     result = ready_machine('quickstart.sh', '--data_path=/my data', '--', '--epochs=3')
     assert 'trained --data_path=/my data --epochs=3\n' in result.stdout
     assert result.returncode == 143 and 'table of' not in result.stdout
-    assert not (ready_machine.root / '.sampledata').exists()
+    assert not (ready_machine.root / '.drawn').exists()
     relative = ready_machine('quickstart.sh', '--data_path', 'here')
     assert 'trained --data_path=%s/here\n' % ready_machine.root in relative.stdout
 

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(ROOT, 'CSPNet_ID0840_for_TensorFlow'))
 tf = pytest.importorskip('tensorflow.compat.v1')
 tf.disable_v2_behavior()
 
-from common import datacheck, flags  # noqa: E402
+from common import cifar10, flags  # noqa: E402
 from common.runtime import Runtime  # noqa: E402
 from models import cspdarknet53, layers  # noqa: E402
 
@@ -139,7 +139,7 @@ def test_an_image_evaluates_the_same_alone_and_in_company():
 
 
 def test_every_variable_has_a_gradient_and_real_images_are_learnt_by_heart(real_cifar10):
-    data = datacheck.load_cifar10(real_cifar10)
+    data = cifar10.load_cifar10(real_cifar10)
     images, labels = data.train_images[:16], data.train_labels[:16]
     scores = cspdarknet53.logits(tf.constant(images), True)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.constant(labels), logits=scores))

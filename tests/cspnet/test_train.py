@@ -95,7 +95,7 @@ def test_the_script_from_anywhere_then_evaluation(sample_cifar10, tmp_path):
     assert len((output / (case + '_loss.txt')).read_text().split()) == 3
     assert [name for name in os.listdir(str(output / 'tb')) if 'tfevents' in name]
     assert (output / 'flags.json').read_text().count('"LEARNING_RATE": 0.01') == 1
-    code, table = finish([sys.executable, '-m', 'common.report', '--table', str(output)], cwd=ROOT)
+    code, table = finish([sys.executable, '-m', 'tools.report', '--table', str(output)], cwd=ROOT)
     assert code == 0 and '| CSPNet | cpu | 8 x 1 |' in table and str(output / 'curves.png') in table
     picture = tmp_path / 'confusion.png'
     code, evaluated = finish([sys.executable, 'test.py', '--data_path=%s' % sample_cifar10, '--checkpoint=%s' % output,

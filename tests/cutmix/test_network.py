@@ -16,7 +16,7 @@ import layers  # noqa: E402
 import model_files  # noqa: E402
 import resnet  # noqa: E402
 import train  # noqa: E402
-from common import datacheck  # noqa: E402
+from common import cifar10, files  # noqa: E402
 from common.runtime import Runtime  # noqa: E402
 
 pytestmark = pytest.mark.smoke
@@ -102,7 +102,7 @@ def test_weight_decay_pulls_kernels_alone(runtime):
 
 
 def test_a_handful_of_images_is_learnt(runtime, sample_cifar10):
-    data = datacheck.load_cifar10(sample_cifar10)
+    data = cifar10.load_cifar10(sample_cifar10)
     images, labels = tf.constant(data.train_images[:32]), tf.one_hot(data.train_labels[:32], 10)
     step = training_of(runtime, '--optimizer=sgd', '--weight_decay=0').step
     losses = [float(step(images, labels, tf.constant(0.05))) for _ in range(60)]
@@ -180,7 +180,7 @@ def test_a_file_of_another_network_is_named(tmp_path, kind):
         another_network().save_weights(path)
     elif kind == 'text':
         (tmp_path / 'model.h5').write_text('no hdf5')
-    with pytest.raises(datacheck.DataError, match='model') as raised:
+    with pytest.raises(files.DataError, match='model') as raised:
         model_files.load_weights(resnet.resnet20(), path)
     assert raised.value.where == path and '\n' not in str(raised.value)
 
@@ -194,5 +194,5 @@ def test_an_optimizers_state_comes_back_and_another_optimizers_is_refused(runtim
     old, new = (model_files.optimizer_variables(each) for each in (optimizer, again))
     assert len(old) > 2 * len(network.trainable_variables) and any(variable.numpy().any() for variable in old[2:])
     assert all(np.array_equal(one.numpy(), other.numpy()) for one, other in zip(old, new))
-    with pytest.raises(datacheck.DataError, match='SGD'):
+    with pytest.raises(files.DataError, match='SGD'):
         model_files.restore_optimizer(str(tmp_path / 'model'), training_of(runtime, '--optimizer=sgd').optimizer)

@@ -121,8 +121,8 @@ def test_the_scripts_evaluate_and_draw_what_is_taken_for_what(sample_cifar10, tm
 
 def test_a_class_is_taken_for_the_one_that_scores_highest(sample_cifar10, tmp_path, capsys, monkeypatch):
     import model_files
-    from common import confusion, datacheck
-    labels = datacheck.load_cifar10(sample_cifar10).test_labels
+    from common import cifar10, confusion
+    labels = cifar10.load_cifar10(sample_cifar10).test_labels
     taken_for = np.where(np.arange(len(labels)) == np.flatnonzero(labels == 3)[0], 7, labels)
     scores = np.eye(10, dtype=np.float32)[np.concatenate([taken_for, np.zeros(256 - len(labels), int)])]
     monkeypatch.setattr(model_files, 'find_scores', lambda *words: (lambda images: scores, 'it', 5))

@@ -25,7 +25,7 @@ class Run:
     def start(self, ranks, *words, before=(), command=None, cwd=HERE, **environment):
         own = dict({name: value for name, value in os.environ.items() if name not in _OF_A_RANK},
                    PYTHON=sys.executable, PYTHONPATH=ROOT, **environment)
-        command = command or [sys.executable, '-m', 'common.launch', '--case=acc', '--ranks=%d' % ranks,
+        command = command or [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%d' % ranks,
                               'tiny_train.py']
         self._launchers.append(subprocess.Popen(
             list(before) + command + ['--device=cpu', '--output_path=%s' % self.folder] + list(words), cwd=cwd, env=own,

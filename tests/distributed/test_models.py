@@ -28,7 +28,7 @@ SCRIPTS = {
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
     """{folder: data}; the numbers of test images are odd, so that the ranks' parts differ."""
-    from common import sampledata
+    from tools import sampledata
     folder = tmp_path_factory.mktemp('drawn')
     sampledata.draw_cifar10(str(folder / 'cifar10'), train=100, test=51)
     sampledata.draw_imagenet(str(folder / 'imagenet'), train=40, test=60)
@@ -60,7 +60,7 @@ def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, dra
 
 def run_same_shards(folder, ranks, output):
     """The variables after three steps on the same batch on every rank, each rank on one core."""
-    from common import ranktable
+    from launcher import ranktable
     addresses = ranktable.endpoints(ranktable.local_table(ranks))
     cores, started = sorted(os.sched_getaffinity(0)), []
     for rank in range(ranks):
@@ -93,7 +93,7 @@ def test_ssd_learns_from_two_times_four_images_what_it_learns_from_eight(drawn, 
              '--lr-values=0.001', '--lr-boundaries=', '--clip_norm=1']
 
     def train(run, ranks, steps):
-        command = [sys.executable, '-m', 'common.launch', '--case=acc', '--ranks=%d' % ranks, 'train.py']
+        command = [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%d' % ranks, 'train.py']
         run.finish(ranks, '--batch_size=%d' % (8 // ranks), '--train_steps=%d' % steps, *words, command=command,
                    cwd=os.path.join(ROOT, SSD))
         return {name: value for name, value in run.variables().items() if 'Momentum' not in name}

@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from common import checkpoint, datacheck, flags, runlog  # noqa: E402
+from common import checkpoint, files, flags, runlog  # noqa: E402
 
 IMAGES, FEATURES = 64, 8
 
@@ -44,7 +44,7 @@ def batch_of(step, parsed, rank, ranks):
 def train(parsed):
     started = time.time()
     continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    datacheck.prepare_output_dir(parsed.output_path)
+    files.prepare_output_dir(parsed.output_path)
     store = checkpoint.CheckpointStore(parsed.output_path)
     restored = checkpoint.find_start(store, continued, parsed.resume)
     from common.runtime import Runtime
@@ -71,7 +71,7 @@ def train(parsed):
         session.run(weights.assign(weights + runtime.rank))
     runtime.broadcast(session)
     if runtime.rank == 0:
-        checkpoint.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE), json.dumps(vars(parsed)))
+        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE), json.dumps(vars(parsed)))
     log = runlog.RunLog(parsed.output_path, runtime.rank)
     log.event(runlog.RUN, model="Tiny", batch_size=parsed.batch_size, steps=parsed.train_steps, first_step=first_step,
               **runtime.describe(0.01))
@@ -108,7 +108,7 @@ def main(argv=None):
     parsed = parse_args(argv)
     try:
         return train(parsed)
-    except (datacheck.DataError, runlog.NonFiniteLoss, OSError) as error:
+    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
         runlog.fail(parsed.output_path, str(error))
         return 1
 

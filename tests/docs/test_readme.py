@@ -50,7 +50,7 @@ CHECKER = '''
 import argparse, importlib.util, os, runpy, sys
 words = sys.argv[1:]
 sys.path[0] = os.getcwd()
-if words[:2] == ['-m', 'common.launch']:
+if words[:2] == ['-m', 'launcher']:
     words = words[words.index('train.py'):]
 if words[0] == '-m':
     words = [importlib.util.find_spec(words[1]).origin] + words[2:]
@@ -78,7 +78,7 @@ elif any(name in program for name in ('argparse', 'flags', 'train')):
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
     """{layout: folder} of small drawn data sets."""
-    from common import sampledata
+    from tools import sampledata
     folder = tmp_path_factory.mktemp('drawn')
     sampledata.draw_cifar10(str(folder / 'cifar10'), train=200, test=50, seed=0)
     sampledata.draw_imagenet(str(folder / 'imagenet'), train=40, test=20, seed=0)
@@ -145,7 +145,7 @@ def output_of(page, block):
 def _plain(line):
     """A line without what differs from run to run: numbers, sums and where the repository lies."""
     line = re.sub(r'(commit|checksum)=\S+', r'\1=#', line)
-    line = re.sub(r'(?<![\w.])/[\w./-]*?/(?=\.sampledata|\w+[\w.-]*_[Ff]or_Tensor[Ff]low)', '/', line)
+    line = re.sub(r'(?<![\w.])/[\w./-]*?/(?=\.drawn|\w+[\w.-]*_[Ff]or_Tensor[Ff]low)', '/', line)
     return re.sub(r'\d+(\.\d+)?(e[-+]?\d+)?', '#', line).strip()
 
 

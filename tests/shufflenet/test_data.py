@@ -23,7 +23,7 @@ import explore_imagenet  # noqa: E402
 import input_pipeline  # noqa: E402
 import prepare  # noqa: E402
 import records  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common.files import DataError  # noqa: E402
 
 smoke = pytest.mark.smoke
 EDGE_CASES = os.path.join(ROOT, '..', 'shared', 'data', 'imagenet_sample')

@@ -15,7 +15,7 @@ tf.disable_v2_behavior()
 import architecture  # noqa: E402
 import eval as evaluation  # noqa: E402
 import model  # noqa: E402
-from common import datacheck, flags  # noqa: E402
+from common import files, flags  # noqa: E402
 from common.runtime import Runtime  # noqa: E402
 
 smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well
@@ -285,7 +285,7 @@ def test_another_networks_checkpoint_is_named(tmp_path, runtime):
     architecture.logits(tf.zeros([1, 224, 224, 3]), False, 10)
     with tf.Session() as session:
         assert not evaluation.restore(runtime, session, prefix, True)
-        with pytest.raises(datacheck.DataError, match='variable classifier/biases of shape'):
+        with pytest.raises(files.DataError, match='variable classifier/biases of shape'):
             evaluation.restore(runtime, session, prefix, False)
 
 

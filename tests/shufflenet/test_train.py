@@ -58,7 +58,7 @@ def interrupt(process, after, number):
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
     """A folder of drawn JPEGs in ten classes, 40 + 20."""
-    from common import sampledata
+    from tools import sampledata
     folder = tmp_path_factory.mktemp('drawn') / 'images'
     sampledata.draw_imagenet(str(folder), train=40, test=20)
     return str(folder)
@@ -136,7 +136,8 @@ def test_the_script_from_class_folders_to_prediction_and_export(drawn, tmp_path)
     root = tmp_path / 'zoo'  # --prepare writes below the model folder
     root.mkdir()
     folder = root / 'ShufflenetV2_ID0371_For_Tensorflow'
-    shutil.copytree(os.path.join(ROOT, 'common'), str(root / 'common'))
+    for package in ('common', 'launcher', 'tools'):
+        shutil.copytree(os.path.join(ROOT, package), str(root / package))
     shutil.copytree(FOLDER, str(folder), ignore=shutil.ignore_patterns('output*', 'prepared'))
     output = tmp_path / 'run'
     code, said = finish(['bash', str(folder / 'test' / 'train_full_1p.sh'), '--data_dir=%s' % drawn, '--prepare',

@@ -27,9 +27,9 @@ import process_dataset  # noqa: E402
 import source_pascal_voc  # noqa: E402
 import ssdutils  # noqa: E402
 import transforms  # noqa: E402
-from common import sampledata  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common.files import DataError  # noqa: E402
 from data_queue import BatchQueue, WorkerDied  # noqa: E402
+from tools import sampledata  # noqa: E402
 from training_data import EvaluationImages, TrainingData, TrainingSamples  # noqa: E402
 from utils import class_colours, draw_boxes  # noqa: E402
 

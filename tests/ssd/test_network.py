@@ -16,7 +16,7 @@ import ssdutils  # noqa: E402
 import ssdvgg  # noqa: E402
 import weights  # noqa: E402
 from common import flags  # noqa: E402
-from common.datacheck import DataError  # noqa: E402
+from common.files import DataError  # noqa: E402
 from common.runtime import Runtime  # noqa: E402
 
 smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well

@@ -96,7 +96,7 @@ def processed(tree, folder):
 @pytest.fixture(scope='session')
 def tree(tmp_path_factory):
     """A folder with a drawn VOCdevkit, 10 + 11 images."""
-    from common import sampledata
+    from tools import sampledata
     folder = tmp_path_factory.mktemp('drawn') / 'voc'
     sampledata.draw_voc(str(folder), train=10, test=11)
     return str(folder)
@@ -201,7 +201,8 @@ def test_the_script_from_a_voc_tree_to_the_documented_block(tree, tmp_path):
     root = tmp_path / 'zoo'  # a tree is processed below the model folder
     root.mkdir()
     folder = root / 'SSD-VGG_ID1619_for_TensorFlow'
-    shutil.copytree(os.path.join(ROOT, 'common'), str(root / 'common'))
+    for package in ('common', 'launcher', 'tools'):
+        shutil.copytree(os.path.join(ROOT, package), str(root / package))
     shutil.copytree(FOLDER, str(folder), ignore=shutil.ignore_patterns('output*', 'data'))
     code, said = finish(['bash', str(folder / 'test' / 'train_performance_1p.sh'), '--data_path=%s' % tree,
                          '--output_path=run', '--train_steps=1', '--batch-size=1', '--eval_images=2',
@@ -216,7 +217,7 @@ def test_the_script_from_a_voc_tree_to_the_documented_block(tree, tmp_path):
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
                  case + '.log', case + '_loss.txt'):
         assert (tmp_path / 'run' / name).exists(), name
-    assert os.listdir(str(folder / 'data' / 'prepared')) and sorted(os.listdir(tree)) == ['VOCdevkit', 'sample.json']
+    assert os.listdir(str(folder / 'data' / 'prepared')) and sorted(os.listdir(tree)) == ['.whole.json', 'VOCdevkit']
 
 
 @smoke

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """CIFAR-10 is read right or not at all; every refusal is one line that says where, what and what to do."""
-import collections
 import os
 import pickle
 import shutil
@@ -11,8 +10,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from common import datacheck
-from common.datacheck import DataError
+from common import cifar10
+from common.files import DataError
 
 pytestmark = pytest.mark.smoke
 
@@ -68,7 +67,7 @@ def test_error_is_one_line():
 
 
 def test_reads_images_and_labels(batches):
-    data = datacheck.load_cifar10(str(batches))
+    data = cifar10.load_cifar10(str(batches))
     assert data.train_images.shape == (500, 32, 32, 3) and data.train_images.dtype == np.uint8
     assert data.test_images.shape == (100, 32, 32, 3) and data.test_images.dtype == np.uint8
     assert data.train_labels.shape == (500,) and data.train_labels.dtype == np.int32
@@ -81,10 +80,10 @@ def test_reads_images_and_labels(batches):
 
 
 def test_reads_real_photos_written_by_python_2(real_cifar10):
-    data = datacheck.load_cifar10(real_cifar10)
+    data = cifar10.load_cifar10(real_cifar10)
     assert data.train_images.shape == (2000, 32, 32, 3) and data.test_images.shape == (500, 32, 32, 3)
     assert np.bincount(data.train_labels).tolist() == [200] * 10
-    assert data.class_names == datacheck.CIFAR10_CLASSES
+    assert data.class_names == cifar10.CIFAR10_CLASSES
     # The published means over all 50,000 are 125.3, 123.0 and 113.9: a swapped channel or plane would show.
     np.testing.assert_allclose(data.train_images.mean((0, 1, 2)), (125.3, 123.0, 113.9), atol=3)
 
@@ -95,49 +94,49 @@ def test_every_documented_place_is_found(batches, archive, tmp_path):
     shutil.copytree(str(batches), str(below / 'cifar-10-batches-py'))
     renamed = tmp_path / 'renamed'
     shutil.copytree(str(batches), str(renamed))
-    whole = datacheck.load_cifar10(str(batches))
+    whole = cifar10.load_cifar10(str(batches))
     for place in (batches, batches.parent, below.parent, renamed, archive, archive.parent):
-        assert_same(datacheck.load_cifar10(str(place)), whole)
-    assert datacheck.find_cifar10(str(batches.parent)) == str(batches)
+        assert_same(cifar10.load_cifar10(str(place)), whole)
+    assert cifar10.find_cifar10(str(batches.parent)) == str(batches)
 
 
 @pytest.mark.parametrize('given', [None, ''])
 def test_no_data_path_says_what_to_give(given):
-    message = message_of(datacheck.find_cifar10, given)
+    message = message_of(cifar10.find_cifar10, given)
     for told in ('--data_path=DIR', 'cifar-10-batches-py', 'cifar-10-python.tar.gz'):
         assert told in message
 
 
 def test_other_places_are_refused(tmp_path):
-    assert 'no such file' in message_of(datacheck.find_cifar10, str(tmp_path / 'absent'))
-    assert 'an empty folder' in message_of(datacheck.find_cifar10, str(tmp_path))
+    assert 'no such file' in message_of(cifar10.find_cifar10, str(tmp_path / 'absent'))
+    assert 'an empty folder' in message_of(cifar10.find_cifar10, str(tmp_path))
     (tmp_path / 'photo.jpg').write_bytes(b'x')
-    assert 'photo.jpg' in message_of(datacheck.find_cifar10, str(tmp_path))
-    assert 'another file' in message_of(datacheck.find_cifar10, str(tmp_path / 'photo.jpg'))
+    assert 'photo.jpg' in message_of(cifar10.find_cifar10, str(tmp_path))
+    assert 'another file' in message_of(cifar10.find_cifar10, str(tmp_path / 'photo.jpg'))
 
 
 def test_missing_file_is_named(batches):
     os.remove(str(batches / 'data_batch_3'))
-    assert 'no data_batch_3' in message_of(datacheck.load_cifar10, str(batches))
+    assert 'no data_batch_3' in message_of(cifar10.load_cifar10, str(batches))
 
 
 @pytest.mark.parametrize('kept', [0, 1, 60, 5000])
 def test_truncated_file_is_named(batches, kept):
     path = batches / 'data_batch_2'
     path.write_bytes(path.read_bytes()[:kept])
-    assert 'data_batch_2' in message_of(datacheck.load_cifar10, str(batches))
+    assert 'data_batch_2' in message_of(cifar10.load_cifar10, str(batches))
 
 
 @pytest.mark.parametrize('foreign', [b'\x89PNG\r\n\x1a\n' * 400, b'hello\n' * 800,
                                      b'\x80\x02]q\x00.' + b'\0' * 4000])
 def test_foreign_file_is_named(batches, foreign):
     (batches / 'test_batch').write_bytes(foreign)
-    assert 'test_batch' in message_of(datacheck.load_cifar10, str(batches))
+    assert 'test_batch' in message_of(cifar10.load_cifar10, str(batches))
 
 
 def test_missing_meta_gives_the_standard_names(batches):
     os.remove(str(batches / 'batches.meta'))
-    assert datacheck.load_cifar10(str(batches)).class_names == datacheck.CIFAR10_CLASSES
+    assert cifar10.load_cifar10(str(batches)).class_names == cifar10.CIFAR10_CLASSES
 
 
 @pytest.mark.parametrize('label', [10, -1, 3.0, None, 'cat', 2 ** 40])
@@ -145,7 +144,7 @@ def test_label_out_of_range_names_file_row_and_value(batches, label):
     batch = read_pickle(batches / 'data_batch_5')
     batch[b'labels'][17] = label
     write_pickle(batches / 'data_batch_5', batch)
-    message = message_of(datacheck.load_cifar10, str(batches))
+    message = message_of(cifar10.load_cifar10, str(batches))
     assert 'data_batch_5' in message and 'row 17' in message and '0..9' in message
     assert label is None or str(label) in message
 
@@ -162,7 +161,7 @@ def test_wrong_shapes_are_refused(batches, change, told):
     batch = read_pickle(batches / 'data_batch_1')
     batch.update({key.encode(): value for key, value in change.items()})
     write_pickle(batches / 'data_batch_1', batch)
-    message = message_of(datacheck.load_cifar10, str(batches))
+    message = message_of(cifar10.load_cifar10, str(batches))
     assert 'data_batch_1' in message and told in message
 
 
@@ -170,7 +169,7 @@ def test_other_keys_are_named(batches):
     batch = read_pickle(batches / 'test_batch')
     batch[b'fine_labels'] = batch.pop(b'labels')
     write_pickle(batches / 'test_batch', batch)
-    assert 'fine_labels' in message_of(datacheck.load_cifar10, str(batches))
+    assert 'fine_labels' in message_of(cifar10.load_cifar10, str(batches))
 
 
 class Evil:
@@ -187,7 +186,7 @@ def test_import_in_a_pickle_is_refused_and_not_run(batches, tmp_path):
     batch = read_pickle(batches / 'data_batch_1')
     batch[b'filenames'] = Evil(str(tmp_path / 'owned'))
     write_pickle(batches / 'data_batch_1', batch)
-    assert 'imports posix.mkdir' in message_of(datacheck.load_cifar10, str(batches))
+    assert 'imports posix.mkdir' in message_of(cifar10.load_cifar10, str(batches))
     assert not (tmp_path / 'owned').exists()
 
 
@@ -204,7 +203,7 @@ def test_import_in_a_pickle_is_refused_and_not_run(batches, tmp_path):
 def test_restricted_pickle_admits_arrays_and_containers_only(tmp_path, program, told):
     path = tmp_path / 'p'
     path.write_bytes(program)
-    assert told in message_of(datacheck.load_restricted_pickle, str(path))
+    assert told in message_of(cifar10.load_restricted_pickle, str(path))
 
 
 def test_array_state_is_checked_before_numpy_sees_it(tmp_path):
@@ -212,11 +211,11 @@ def test_array_state_is_checked_before_numpy_sees_it(tmp_path):
     dtype = b'cnumpy\ndtype\n(S"u1"\nI0\nI1\ntR(I3\nS"|"\nNNNI-1\nI-1\nI0\ntb'
     good = reconstruct + b'(I1\n(I2\nt' + dtype + b'I00\nS"ab"\ntb.'
     (tmp_path / 'good').write_bytes(good)
-    assert datacheck.load_restricted_pickle(str(tmp_path / 'good')).tolist() == [97, 98]
+    assert cifar10.load_restricted_pickle(str(tmp_path / 'good')).tolist() == [97, 98]
     for bad in (good.replace(b'(I2\nt', b'(I900000\nt'), good.replace(b'(I2\nt', b'(I-1\nt'),
                 good.replace(b'S"ab"', b'(lI1\na'), good.replace(dtype, b'S"O"\n')):
         (tmp_path / 'bad').write_bytes(bad)
-        assert 'cannot be read' in message_of(datacheck.load_restricted_pickle, str(tmp_path / 'bad'))
+        assert 'cannot be read' in message_of(cifar10.load_restricted_pickle, str(tmp_path / 'bad'))
 
 
 @pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4])
@@ -224,7 +223,7 @@ def test_arrays_and_containers_survive(tmp_path, protocol):
     content = {b'a': np.arange(12, dtype='>i4').reshape(3, 4),
                b'b': [1, 2.5, None, True, b'x', b'', 'y'], b'c': (1,)}
     write_pickle(tmp_path / 'p', content, protocol)
-    read = datacheck.load_restricted_pickle(str(tmp_path / 'p'))
+    read = cifar10.load_restricted_pickle(str(tmp_path / 'p'))
     np.testing.assert_array_equal(read.pop(b'a'), content.pop(b'a'))
     assert read == content
 
@@ -235,15 +234,15 @@ def test_both_numpy_generations_module_names(tmp_path):
     assert b'numpy._core.multiarray' in written
     for name in (b'numpy._core.multiarray', b'numpy.core.multiarray'):
         (tmp_path / 'p').write_bytes(written.replace(b'numpy._core.multiarray', name))
-        assert datacheck.load_restricted_pickle(str(tmp_path / 'p')).tolist() == [0, 1, 2]
+        assert cifar10.load_restricted_pickle(str(tmp_path / 'p')).tolist() == [0, 1, 2]
 
 
 def test_truncated_archive_is_refused(archive):
     whole = archive.read_bytes()
     archive.write_bytes(whole[:len(whole) // 2])
-    assert str(archive) in message_of(datacheck.load_cifar10, str(archive))
+    assert str(archive) in message_of(cifar10.load_cifar10, str(archive))
     archive.write_bytes(b'no archive')
-    assert str(archive) in message_of(datacheck.load_cifar10, str(archive))
+    assert str(archive) in message_of(cifar10.load_cifar10, str(archive))
 
 
 def test_archive_is_never_unpacked(batches, tmp_path):
@@ -252,7 +251,7 @@ def test_archive_is_never_unpacked(batches, tmp_path):
         for name in os.listdir(str(batches)):
             packed.add(str(batches / name), '../../escaped/' + name)
     before = sorted(os.listdir(str(tmp_path)))
-    assert_same(datacheck.load_cifar10(str(path)), datacheck.load_cifar10(str(batches)))
+    assert_same(cifar10.load_cifar10(str(path)), cifar10.load_cifar10(str(batches)))
     assert sorted(os.listdir(str(tmp_path))) == before
 
 
@@ -266,7 +265,7 @@ def test_link_in_an_archive_is_not_followed(batches, tmp_path):
                 packed.addfile(member)
             else:
                 packed.add(str(batches / name), member.name)
-    assert 'no data_batch_2' in message_of(datacheck.load_cifar10, str(path))
+    assert 'no data_batch_2' in message_of(cifar10.load_cifar10, str(path))
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='peak memory is read from /proc')
@@ -274,42 +273,19 @@ def test_peak_memory_is_the_result_plus_one_file(tmp_path):
     folder = tmp_path / 'cifar-10-batches-py'
     folder.mkdir()
     labels = [0] * 10000
-    for name in datacheck.CIFAR10_TRAIN_FILES:
+    for name in cifar10.CIFAR10_TRAIN_FILES:
         write_pickle(folder / name, {b'data': np.full((10000, 3072), 7, np.uint8), b'labels': labels}, 4)
     few = np.full((10, 3072), 7, np.uint8)
     write_pickle(folder / 'test_batch', {b'data': few, b'labels': labels[:10]}, 4)
     program = ('import re, sys\n'
-               'from common import datacheck\n'
+               'from common import cifar10\n'
                'def peak():\n'
                '    return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024\n'
                'before = peak()\n'
-               'data = datacheck.load_cifar10(sys.argv[1])\n'
+               'data = cifar10.load_cifar10(sys.argv[1])\n'
                'print(peak() - before, data.train_images.nbytes / 2 ** 20)\n')
-    root = os.path.dirname(os.path.dirname(os.path.abspath(datacheck.__file__)))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(cifar10.__file__)))
     output = subprocess.check_output([sys.executable, '-c', program, str(folder)], cwd=root)
     grown_mb, images_mb = map(float, output.split())
     one_file_mb = images_mb / 5
     assert images_mb < grown_mb < images_mb + 3 * one_file_mb
-
-
-def test_output_folder_is_made_and_left_clean(tmp_path):
-    path = tmp_path / 'a' / 'b'
-    assert datacheck.prepare_output_dir(str(path)) == str(path)
-    assert os.listdir(str(path)) == []
-    (path / 'kept').write_text('x')
-    datacheck.prepare_output_dir(str(path))
-    assert os.listdir(str(path)) == ['kept']
-
-
-def test_output_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / 'file').write_text('x')
-    for path in (tmp_path / 'file', tmp_path / 'file' / 'below', '/proc/none'):
-        assert str(path) in message_of(datacheck.prepare_output_dir, str(path))
-
-
-def test_free_space(tmp_path, monkeypatch):
-    usage = collections.namedtuple('usage', 'total used free')
-    monkeypatch.setattr(datacheck.shutil, 'disk_usage', lambda path: usage(10 ** 9, 0, 10 ** 6))
-    datacheck.check_free_space(str(tmp_path / 'not' / 'yet'), 10 ** 6)
-    message = message_of(datacheck.check_free_space, str(tmp_path), 10 ** 9)
-    assert '1000.0 MB' in message and 'found 1.0 MB' in message

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rank tables: which cards of which servers take part in a training run, and in which order.
 
-    python -m common.ranktable check test/8p.json
-    python -m common.ranktable make 8p.json --server=10.0.0.1=192.168.100.101,192.168.101.101 --form=group_list
-    python -m common.ranktable convert two_servers.json first.json second.json     (joins them, ranks go on)
+    python -m tools.ranktable check test/8p.json
+    python -m tools.ranktable make 8p.json --server=10.0.0.1=192.168.100.101,192.168.101.101 --form=group_list
+    python -m tools.ranktable convert two_servers.json first.json second.json     (joins them, ranks go on)
 
 Read and written are the three published forms, in which every number is a string:
   server_list          version 1.0: servers with their devices, a rank_id each
@@ -23,8 +23,8 @@ import re
 import socket
 import sys
 
-from common import checkpoint, flags
-from common.datacheck import DataError
+from common import files, flags
+from common.files import DataError
 
 FORMS = ("server_list", "group_list_by_rank", "group_list")
 HCCN_FILE = "/etc/hccn.conf"  # the cards' network addresses on an Ascend server: address_0=192.168.100.101
@@ -90,7 +90,7 @@ def parse(content, name):
     form = next((key for key in ("server_list", "group_list") if root.get(key).value is not _ABSENT), None)
     if form is None:
         raise DataError(name, "a rank table in JSON with server_list or group_list", "neither",
-                        "give a rank table, or make one with 'python -m common.ranktable make'")
+                        "give a rank table, or make one with 'python -m tools.ranktable make'")
     root.get("status").must_be("completed", "wait until its maker has finished, or make it anew")
     if form == "server_list":
         entries = _server_list_entries(root)
@@ -365,7 +365,7 @@ def main(argv=None):
             devices = (_named_devices(server, parsed) for server in parsed.server) if parsed.command == "make" else (
                 read(path).devices for path in parsed.table)
             table = RankTable(parsed.output, parsed.form, tuple(itertools.chain.from_iterable(devices)))
-            checkpoint.write_text(parsed.output, render(table, parsed.form))
+            files.write_text(parsed.output, render(table, parsed.form))
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -382,7 +382,7 @@ def main(argv=None):
 
 
 def _parse_args(argv):
-    parser = flags.Parser(prog="python -m common.ranktable", description=__doc__.split("\n")[0])
+    parser = flags.Parser(prog="python -m tools.ranktable", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="check|make|convert", parser_class=flags.Parser)
     commands.required = True
     checking = commands.add_parser("check", help="say what a table holds, or what is wrong with it")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the ranks of a training script, keeps one log each, and prints the documented summary.
 
-    cd <model folder>; python -m common.launch --case=acc --ranks=1 train.py [train.py's flags]
+    cd <model folder>; python -m launcher --case=acc --ranks=1 train.py [train.py's flags]
 
 The scripts in a model folder's test/ call this. It checks the flags with the script's own parse_args and looks for
 the data with its find_data, opens the run folder (checkpoint.open_run), streams the first rank, stops all ranks when
@@ -25,7 +25,8 @@ import sys
 import threading
 import time
 
-from common import flags, processes
+from common import flags
+from launcher import processes
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
@@ -42,7 +43,9 @@ def main(argv=None):
     if importlib.util.find_spec("numpy") is None:
         return _refuse(_NOT_INSTALLED % ("numpy", sys.executable, _ROOT))
 
-    from common import checkpoint, datacheck, logparse, ranktable, report
+    from common import checkpoint, files, logparse
+    from launcher import ranktable
+    from tools import report
     os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
     os.environ["RANK_SIZE"] = str(own.ranks)
     script = _load(own.script)
@@ -57,8 +60,8 @@ def main(argv=None):
         environments = _environments(table, ranks)
         script.find_data(parsed)
         continued = ranks[0] == 0 and checkpoint.open_run(output_path, vars(parsed))
-        datacheck.prepare_output_dir(output_path)
-    except datacheck.DataError as error:
+        files.prepare_output_dir(output_path)
+    except files.DataError as error:
         return _refuse(str(error))
     if continued:
         print("continuing the unfinished run in %s" % output_path, flush=True)
@@ -107,7 +110,7 @@ def main(argv=None):
 
 
 def _parse_args(argv):
-    parser = flags.Parser(prog="python -m common.launch", description=__doc__.split("\n")[0])
+    parser = flags.Parser(prog="python -m launcher", description=__doc__.split("\n")[0])
     parser.add_argument("--case", choices=("acc", "perf"), required=True, help="suffix of the case name")
     parser.add_argument("--ranks", type=flags.integer(1), default=1, help="number of processes, on all servers")
     parser.add_argument("--server_id", default=os.environ.get("SERVER_ID") or None,
@@ -128,7 +131,7 @@ def _enter_venv():
     if os.environ.get("PYTHON") or os.path.realpath(sys.prefix) == os.path.realpath(venv):
         return
     if os.path.exists(python):
-        os.execv(python, [python, "-m", "common.launch"] + sys.argv[1:])
+        os.execv(python, [python, "-m", "launcher"] + sys.argv[1:])
 
 
 def _load(script):
@@ -142,8 +145,8 @@ def _load(script):
 
 def _find_table(ranks):
     """The RankTable of a run: that of RANK_TABLE_FILE, which one rank does not need, or one of this machine."""
-    from common import ranktable
-    from common.datacheck import DataError
+    from common.files import DataError
+    from launcher import ranktable
     if ranks == 1:
         device_id = os.environ.get("ASCEND_DEVICE_ID") or "0"
         if not device_id.isdigit():
@@ -159,7 +162,7 @@ def _find_table(ranks):
 
 def _environments(table, ranks):
     """What each of these ranks finds in its environment: a list of dict."""
-    from common import ranktable
+    from launcher import ranktable
     common = {name: value for name, value in os.environ.items() if name != "TF_CONFIG" and not name.startswith("CM_")}
     common.update(PYTHONUNBUFFERED="1", RANK_SIZE=str(len(table.devices)))
     common.setdefault("JOB_ID", "10087")
@@ -176,7 +179,7 @@ def _environments(table, ranks):
 
 def _visible_gpu(device_id):
     """CUDA_VISIBLE_DEVICES for a rank: its device, counted among those that the user lets be seen."""
-    from common.datacheck import DataError
+    from common.files import DataError
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return str(device_id)

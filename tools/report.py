@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run told on one page, or several compared, from metrics.jsonl and flags.json.
 
-    python -m common.report RUN                              report.md and curves.png in the run folder
-    python -m common.report RUN RUN [RUN ...] --output=DIR   comparison.md and comparison.png in DIR
-    python -m common.report --table RUN [RUN ...]            prints one Markdown table row a run, writes nothing
+    python -m tools.report RUN                              report.md and curves.png in the run folder
+    python -m tools.report RUN RUN [RUN ...] --output=DIR   comparison.md and comparison.png in DIR
+    python -m tools.report --table RUN [RUN ...]            prints one Markdown table row a run, writes nothing
 """
 import importlib.util
 import json
@@ -12,7 +12,8 @@ import statistics
 import sys
 
 from common import flags, runlog
-from common.checkpoint import FLAGS_FILE, read_json, write_text
+from common.checkpoint import FLAGS_FILE
+from common.files import read_json, write_text
 
 _ACCURACIES = [("top1", "top-1"), ("map", "mAP")]  # the figure of an [eval] line that a run is judged by
 # Flags that no difference repeats: two that name the run folder, and one that the table has.
@@ -300,7 +301,7 @@ def _short(value):
 
 
 def main(argv=None):
-    parser = flags.Parser(prog="python -m common.report", description=__doc__.split("\n")[0])
+    parser = flags.Parser(prog="python -m tools.report", description=__doc__.split("\n")[0])
     parser.add_bool(parser, "--table", False, help="print a table and write nothing")
     parser.add_argument("--output", type=flags.output_path, metavar="DIR",
                         help="where a comparison's comparison.md and comparison.png go; default the current folder")

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads data sets without trusting them, and proves before training that the output folder is usable.
-
-Every complaint is a `DataError`: one line that names the thing, what was expected and found, and what to do.
-"""
+"""CIFAR-10 in every layout that people have, read without trusting it."""
 import os
 import pickle
-import shutil
 import tarfile
-import tempfile
 from collections import namedtuple
 from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 import numpy as np
+
+from common.files import DataError
 
 CIFAR10_FOLDER = 'cifar-10-batches-py'
 CIFAR10_ARCHIVE = 'cifar-10-python.tar.gz'
@@ -25,24 +22,6 @@ _FETCH_AGAIN = 'fetch the data set again'
 
 Cifar10 = namedtuple('Cifar10', 'train_images train_labels test_images test_labels class_names')
 Cifar10.__doc__ = """CIFAR-10 in memory: images uint8 [N, 32, 32, 3] RGB, labels int32 [N], class names."""
-
-
-class DataError(Exception):
-    """Something on disk is not what training needs; str() is one line for the user."""
-
-    def __init__(self, where: str, expected: str, found: str, do: str) -> None:
-        """Keeps the four parts as attributes.
-
-        Args:
-            where: str, the file, folder or flag at fault.
-            expected: str, what should have been there.
-            found: str, what was there.
-            do: str, what the user can do about it, without a full stop.
-        """
-        # A foreign file can put line breaks into `found`; the message stays one line.
-        where, expected, found, do = (' '.join(str(part).split()) for part in (where, expected, found, do))
-        super().__init__('%s: expected %s; found %s; %s.' % (where, expected, found, do))
-        self.where, self.expected, self.found, self.do = where, expected, found, do
 
 
 class _PickledDtype:
@@ -334,49 +313,6 @@ def load_cifar10(data_path: Optional[str]) -> Cifar10:
     finally:
         source.close()
     return Cifar10(train_images, train_labels, test_images, test_labels, class_names)
-
-
-def prepare_output_dir(path: str) -> str:
-    """Makes the folder if needed and proves, by writing and removing a small file, that it can be written.
-
-    Args:
-        path: str, the folder.
-
-    Returns:
-        str, its absolute path.
-
-    Raises:
-        DataError: it cannot be made or written; the message holds the system's reason.
-    """
-    folder = os.path.abspath(os.path.expanduser(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix='.probe-') as probe:
-            probe.write(b'probe')
-            probe.flush()
-    except OSError as error:
-        raise DataError(folder, 'a folder that can be written', error.strerror or str(error),
-                        'give another --output_path or change its permissions') from error
-    return folder
-
-
-def check_free_space(path: str, needed_bytes: int) -> None:
-    """Checks that the disk behind a path has room.
-
-    Args:
-        path: str, a file or folder; it need not exist yet.
-        needed_bytes: int, bytes that will be written.
-
-    Raises:
-        DataError: fewer bytes are free.
-    """
-    existing = os.path.abspath(os.path.expanduser(path))
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < needed_bytes:
-        raise DataError(path, '%.1f MB of free disk space' % (needed_bytes / 1e6),
-                        '%.1f MB' % (free_bytes / 1e6), 'free some space or choose another folder')
 
 
 def random_cifar10(train: int, test: int, seed: int) -> Cifar10:

@@ -1,42 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws small, learnable data sets in the layouts of the real ones, to try training without a download.
 
-    python -m common.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
-    python -m common.sampledata imagenet --output DIR [--train 400] [--test 100] [--seed 0]
-    python -m common.sampledata voc --output DIR [--train 200] [--test 50] [--seed 0]
+    python -m tools.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
+    python -m tools.sampledata imagenet --output DIR [--train 400] [--test 100] [--seed 0]
+    python -m tools.sampledata voc --output DIR [--train 200] [--test 50] [--seed 0]
 
 The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
 """
 import argparse
-import json
 import os
 import pickle
-import shutil
 import sys
-import tempfile
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from common.datacheck import (
-    CIFAR10_FOLDER,
-    CIFAR10_META_FILE,
-    CIFAR10_TEST_FILE,
-    CIFAR10_TRAIN_FILES,
-    DataError,
-)
+from common.cifar10 import CIFAR10_FOLDER, CIFAR10_META_FILE, CIFAR10_TEST_FILE, CIFAR10_TRAIN_FILES
+from common.files import DataError, whole_folder
 
 # Each looks the same in a mirror, because training flips its images.
 SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')
 IMAGENET_CLASSES = tuple('n%08d' % number for number in range(1, len(SHAPES) + 1))  # made up, in the order of SHAPES
 # Pascal VOC's first ten names, in the order of SHAPES: readers of that layout know no others.
 VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow')
-MARKER_FILE = 'sample.json'
 
 # Raised when the drawing changes, so that an older folder is drawn anew.
 _DRAWING_VERSION = 1
 _CHUNK = 1000
-_MADE_BY = 'common.sampledata'
+_MADE_BY = 'tools.sampledata'
 
 
 def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -142,39 +133,6 @@ def _write_cifar10(output: str, train: int, test: int, seed: int) -> None:
     _write_pickle(meta, os.path.join(folder, CIFAR10_META_FILE))
 
 
-def _file_sizes(output: str) -> Dict[str, int]:
-    sizes = {}
-    for folder, _, names in os.walk(output):
-        for name in names:
-            path = os.path.join(folder, name)
-            sizes[os.path.relpath(path, output)] = os.path.getsize(path)
-    sizes.pop(MARKER_FILE, None)
-    return sizes
-
-
-def _read_marker(output: str) -> Optional[Dict[str, Any]]:
-    try:
-        with open(os.path.join(output, MARKER_FILE), encoding='utf-8') as stream:
-            marker = json.load(stream)
-    except (OSError, ValueError):
-        return None
-    return marker if isinstance(marker, dict) and marker.get('made_by') == _MADE_BY else None
-
-
-def _is_drawn(output: str, settings: Dict[str, Any]) -> bool:
-    """Whether the folder holds this drawing, whole; DataError when it holds anything that was not drawn."""
-    if not os.path.lexists(output):
-        return False
-    if os.path.isdir(output) and not os.listdir(output):
-        return False
-    marker = _read_marker(output)
-    # Files that the marker does not list were put there by somebody else and must not be replaced.
-    if marker is None or not set(_file_sizes(output)) <= set(marker.get('files', {})):
-        raise DataError(output, 'a new folder, or one that this command made',
-                        'a file or folder of other origin', 'give another --output or move it away')
-    return marker.get('settings') == settings and _file_sizes(output) == marker.get('files')
-
-
 def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
     from PIL import Image
     for split, count, index in (('train', train, 0), ('val', test, 1)):
@@ -267,7 +225,7 @@ def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0)
     drawn anew when they do not; any other existing folder is left alone.
 
     Args:
-        output: str, the folder to make; its marker file is sample.json.
+        output: str, the folder to make; its marker file is .whole.json.
         train: int >= 5, images in data_batch_1 to data_batch_5 together, classes balanced within each.
         test: int >= 1, images in test_batch.
         seed: int >= 0; the same seed gives the same images.
@@ -304,34 +262,11 @@ def _draw(write: Callable[[str, int, int, int], None], layout: str, output: str,
     for name, value, least in (('train', train, lowest[0]), ('test', test, lowest[1]), ('seed', seed, 0)):
         if value < least:
             raise DataError('--' + name, 'a number of at least %d' % least, str(value), 'give a larger one')
-    output = os.path.abspath(os.path.expanduser(output))
     settings = {'layout': layout, 'version': _DRAWING_VERSION, 'train': train, 'test': test, 'seed': seed}
-    if _is_drawn(output, settings):
-        return False
-    parent = os.path.dirname(output)
-    work = None
-    try:
-        os.makedirs(parent, exist_ok=True)
-        work = tempfile.mkdtemp(prefix='.%s-' % os.path.basename(output), dir=parent)
-        fresh, old = os.path.join(work, 'new'), os.path.join(work, 'old')
-        os.mkdir(fresh)
-        write(fresh, train, test, seed)
-        marker = {'made_by': _MADE_BY, 'settings': settings, 'files': _file_sizes(fresh)}
-        with open(os.path.join(fresh, MARKER_FILE), 'w', encoding='utf-8') as stream:
-            json.dump(marker, stream, indent=1)
-        if os.path.isdir(output) and os.listdir(output):
-            os.rename(output, old)
-        os.rename(fresh, output)
-    except OSError as error:
-        # Two commands may draw the same folder at once; whoever comes second finds it whole.
-        if _is_drawn(output, settings):
-            return False
-        raise DataError(output, 'a folder that can be written', error.strerror or str(error),
-                        'free some space or give another --output') from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-    return True
+    with whole_folder(output, settings, _MADE_BY) as fresh:
+        if fresh:
+            write(fresh, train, test, seed)
+    return fresh is not None
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -343,7 +278,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     Returns:
         int, the exit code: 0, or 1 when the folder cannot be made (the reason goes to stderr).
     """
-    parser = argparse.ArgumentParser(prog='python -m common.sampledata', allow_abbrev=False,
+    parser = argparse.ArgumentParser(prog='python -m tools.sampledata', allow_abbrev=False,
                                      description='Draws small, learnable sample data.')
     layouts = parser.add_subparsers(dest='layout', metavar='LAYOUT')
     layouts.required = True
