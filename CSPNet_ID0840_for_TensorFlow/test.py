@@ -10,13 +10,13 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, cifar10, confusion, files, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, confusion, flags, runlog  # noqa: E402
 
 
 def parse_args(argv=None):
     """Flags of the evaluation."""
     parser = flags.Parser(prog="test.py", description="Evaluates a checkpoint of train.py on CIFAR-10's test images.")
-    parser.add_argument("--checkpoint", default=flags.default_output_path(HERE),
+    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
                         help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
     parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default dataset/")
@@ -28,25 +28,25 @@ def parse_args(argv=None):
 
 
 def evaluate(parsed):
-    """Prints the [eval] line and the table of classes; returns 0. Raises DataError, which main() reports."""
+    """Prints the [eval] line and the table of classes; returns 0."""
     # Data
     if parsed.confusion_png:
         confusion.check_can_draw()
     data = cifar10.load_cifar10(parsed.data_path or os.path.join(HERE, "dataset"))
-    found = checkpoint.CheckpointStore(parsed.checkpoint).best() if parsed.best else None
-    prefix, state = found or checkpoint.find_checkpoint(parsed.checkpoint)
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
 
     # Graph
     tf = runtime.tf
+    from common import graph_files
     from models import cspdarknet53
     from utils import metrics, predict
     tf.reset_default_graph()
     images = tf.placeholder(tf.uint8, [parsed.batch_size, cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3])
     scores = cspdarknet53.logits(images, False)
     session = tf.Session(config=runtime.session_config())
-    runtime.restore(tf.train.Saver(), session, prefix)
+    graph_files.restore(tf, session, prefix)
 
     # Figures
     predicted = predict(session, scores, images, data.test_images)
@@ -59,11 +59,7 @@ def evaluate(parsed):
 
 
 def main(argv=None):
-    try:
-        return evaluate(parse_args(argv))
-    except (files.DataError, OSError) as error:
-        runlog.RunLog().event(runlog.FAIL, message=str(error))
-        return 1
+    return runlog.guarded(evaluate, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@
 Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk: README, "Run folder".
 """
 import collections
-import json
+import math
 import os
-import resource
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, cifar10, files, flags, runlog  # noqa: E402
+from common import cifar10, flags, runlog  # noqa: E402
+from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 250
 
@@ -91,129 +90,64 @@ def build_graph(runtime, parsed):
     return Graph(images, labels, rate, loss, update, eval_images, eval_scores)
 
 
+def learning_rate(step, total_steps, warmup_steps, parsed):
+    """The rate of a step, an int from 0.
+
+    It rises linearly over warmup_steps, at most half the run, then follows parsed.schedule: "constant", or "cosine"
+    (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
+    """
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return parsed.LEARNING_RATE * (step + 1) / warmup_steps
+    if parsed.schedule == "constant":
+        return parsed.LEARNING_RATE
+    done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
+    return parsed.LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
+
+
 def train(parsed):
-    """Runs the training; returns the exit code. Raises DataError and NonFiniteLoss, which main() reports."""
-    # Data, before the run folder is touched
-    started = time.time()
+    """Runs the training; returns the exit code."""
     data = load_data(parsed)
+    with Run(parsed, len(data.train_images)) as run:
+        runtime = run.open_runtime()
+        tf = runtime.tf
+        from common import graph_files
+        from models import cspdarknet53
+        from utils import metrics, predict, prefetch, training_batch
 
-    # Run folder
-    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    files.prepare_output_dir(parsed.output_path)
-    store = checkpoint.CheckpointStore(parsed.output_path)
-    restored = checkpoint.find_start(store, continued, parsed.resume)
+        # Graph
+        graph = build_graph(runtime, parsed)
+        saver = tf.train.Saver(max_to_keep=0)
+        session = runtime.open_session()
+        session.run(tf.global_variables_initializer())
+        if run.restored:
+            graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
+        runtime.broadcast(tf.global_variables())
 
-    # Device
-    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed)
-    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
-    images_per_step = parsed.batch_size * runtime.ranks
-    steps_per_epoch = len(data.train_images) // images_per_step
-    if steps_per_epoch == 0:
-        raise files.DataError("--batch_size", "at most the %d training images of the data" %
-                                  len(data.train_images), "%d images a step" % images_per_step, "give a smaller one")
-    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+        def evaluate():
+            images, labels = (part[run.rank::run.ranks] for part in (data.test_images, data.test_labels))
+            scores = predict(session, graph.eval_scores, graph.eval_images, images)
+            return dict(images=len(data.test_labels), **runtime.mean(metrics(scores, labels), len(labels)))
 
-    # Graph
-    tf = runtime.tf
-    from models import cspdarknet53
-    from utils import learning_rate, metrics, predict, prefetch, training_batch
-    graph = build_graph(runtime, parsed)
-    saver = tf.train.Saver(max_to_keep=0)
-
-    # Session
-    session = runtime.open_session()
-    session.run(tf.global_variables_initializer())
-    if restored:
-        runtime.restore(saver, session, restored[0])
-    runtime.broadcast(session)
-    if runtime.rank == 0:
-        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                              json.dumps(vars(parsed), indent=1, sort_keys=True))
-    log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(parsed.SUMMARY))
-    log.event(runlog.RUN, model="CSPNet", network=cspdarknet53.NAME, batch_size=parsed.batch_size,
-              images=len(data.train_images), steps=total_steps, first_step=first_step, seed=parsed.seed,
-              precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
-              parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe(parsed.LEARNING_RATE))
-    for message in runtime.warnings:
-        log.warn(message)
-
-    def save(step, metric=None):
-        runtime.share_statistics(tf.global_variables())
-        if runtime.rank != 0:
-            return None
-        state = {"step": step, "network": cspdarknet53.NAME, "wall_sec": before_sec + time.time() - started}
-        path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
-        log.event(runlog.SAVE, step=step, path=path)
-        return path
-
-    def evaluate_at(step):
-        runtime.share_statistics(tf.global_variables())
-        images, labels = (part[runtime.rank::runtime.ranks] for part in (data.test_images, data.test_labels))
-        scores = predict(session, graph.eval_scores, graph.eval_images, images)
-        result = runtime.mean(metrics(scores, labels), len(labels))
-        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
-        return result
-
-    # Loop
-    stop = checkpoint.StopRequest(runtime.ranks)
-    throughput = runlog.Throughput(images_per_step)
-    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
-    newest = restored[0] if restored else None
-    result, recent_losses = None, []
-    bar = runlog.progress_bar(total_steps, first_step)
-    batches = prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,
-                                                   parsed.seed, parsed.augment, runtime.rank, runtime.ranks),
-                       first_step, total_steps)
-    for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
-        asked = time.perf_counter()
-        batch_images, batch_labels = next(batches)
-        data_wait_sec = time.perf_counter() - asked
-        lr = learning_rate(step - 1, total_steps, parsed.LEARNING_RATE, parsed.schedule, parsed.warmup_steps)
-        loss_value, _ = session.run([graph.loss, graph.update],
-                                    {graph.images: batch_images, graph.labels: batch_labels, graph.rate: lr})
-        loss_value, = runtime.meet(stop, loss_value)
-        throughput.step(data_wait_sec)
-        recent_losses.append(loss_value)
-        log.check_finite(loss_value, step, newest)
-        bar.update()
-
-        last = step == total_steps
-        epoch_ended = step % steps_per_epoch == 0
-        epoch = step // steps_per_epoch
-        evaluation_due = last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0)
-        with throughput.paused():
-            if step == first_step + 1 or step % parsed.log_every == 0 or last:
-                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch,
-                          loss=sum(recent_losses) / len(recent_losses), lr=lr, **throughput.recent(total_steps - step))
-                recent_losses = []
-            if evaluation_due and not stop.exit_code:
-                result = evaluate_at(step)
-                newest = save(step, result["top1"])
-            elif step % parsed.save_every == 0 or stop.exit_code:
-                newest = save(step)
-        if stop.exit_code:
-            return stop.exit_code
-    bar.close()
-
-    if result is None:  # killed between the last checkpoint and its [done] line
-        result = evaluate_at(total_steps)
-    checksum = runtime.checksum(tf.global_variables(), log)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"], checksum=checksum,
-              wall_sec=before_sec + time.time() - started,
-              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
-    return 0
+        # Loop
+        run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix), evaluate, "top1",
+                  state={"network": cspdarknet53.NAME}, peak_rate=parsed.LEARNING_RATE, tensorboard=parsed.SUMMARY,
+                  model="CSPNet", network=cspdarknet53.NAME,
+                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
+        with prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,
+                                                  parsed.seed, parsed.augment, run.rank, run.ranks),
+                      run.first_step, run.total_steps) as batches:
+            for step in run.steps():
+                images, labels = run.wait(batches)
+                lr = learning_rate(step - 1, run.total_steps, parsed.warmup_steps, parsed)
+                loss, _ = session.run([graph.loss, graph.update],
+                                      {graph.images: images, graph.labels: labels, graph.rate: lr})
+                run.ended(step, lr, loss=loss)
+    return run.exit_code
 
 
 def main(argv=None):
-    parsed = parse_args(argv)
-    try:
-        return train(parsed)
-    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
-        refused = isinstance(error, files.DataError)  # nothing has begun: what is in the folder stays as it is
-        runlog.fail(None if refused else parsed.output_path, str(error))
-        return 1
+    return runlog.guarded(train, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10 batches, learning rate and metrics, in numpy."""
+"""CIFAR-10 batches and metrics, in numpy."""
 import concurrent.futures
-import math
+import contextlib
 
 import numpy as np
 
@@ -55,31 +55,17 @@ def crop_and_flip(images, random):
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+@contextlib.contextmanager
 def prefetch(make, first, last):
-    """Yields make(first) ... make(last - 1); the next one is made in a thread while the caller uses this one."""
+    """Gives an iterator over make(first) ... make(last - 1), each made in a thread while the one before is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        following = executor.submit(make, first) if first < last else None
-        for index in range(first, last):
-            current = following
-            following = executor.submit(make, index + 1) if index + 1 < last else None
-            yield current.result()
-
-
-def learning_rate(step, total_steps, peak, schedule, warmup_steps):
-    """The rate of a step.
-
-    Args:
-      step: int from 0.
-      peak: the rate after warm-up.
-      schedule: "constant", or "cosine" (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
-      warmup_steps: the rate rises linearly over these; at most half the run.
-    """
-    warmup_steps = min(warmup_steps, total_steps // 2)
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    if schedule == "constant":
-        return peak
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+        def batches():
+            following = executor.submit(make, first) if first < last else None
+            for index in range(first, last):
+                current = following
+                following = executor.submit(make, index + 1) if index + 1 < last else None
+                yield current.result()
+        yield batches()
 
 
 def predict(session, scores, placeholder, images):

@@ -18,7 +18,8 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 import ssdutils  # noqa: E402
 from common import files, flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir  # noqa: E402
-from export_model import DESCRIPTION, FROZEN_GRAPH, SAVED_MODEL  # noqa: E402
+from common.graph_files import FROZEN_GRAPH, SAVED_MODEL  # noqa: E402
+from export_model import DESCRIPTION  # noqa: E402
 
 DETECTIONS_FILE = "detections.json"
 
@@ -91,8 +92,8 @@ def detect(parsed):
     model, description = find_model(parsed.model)
     preset, classes = ssdutils.PRESETS[description["preset"]], description["classes"]
     prepare_output_dir(parsed.output_path)
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
     tf = runtime.tf
     tf.reset_default_graph()
     session = tf.Session(config=runtime.session_config())

@@ -16,12 +16,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 import ssdutils  # noqa: E402
-from common import files, flags, runlog  # noqa: E402
-from common.files import DataError  # noqa: E402
+from common import checkpoint, files, flags, graph_files, runlog  # noqa: E402
 
 INPUT, OUTPUT = "image_input", "result/result"
-SAVED_MODEL, FROZEN_GRAPH, DESCRIPTION, DEFAULT_BOXES = (
-    "saved_model", "frozen_graph.pb", "model.json", "default_boxes_cxcywh.npy")
+DESCRIPTION, DEFAULT_BOXES = "model.json", "default_boxes_cxcywh.npy"
 
 
 def parse_args(argv=None):
@@ -41,17 +39,16 @@ def parse_args(argv=None):
 
 
 def export(parsed):
-    """Writes the folder; returns 0. Raises DataError, which main() reports."""
+    """Writes the folder; returns 0."""
     import numpy as np
 
     import weights
     folder = parsed.export_dir
-    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise DataError(folder, "a new folder", "one that holds something", "give another --export_dir")
-    prefix, state = weights.find(parsed.checkpoint, parsed.best)
+    files.check_new_folder(folder, "--export_dir")
+    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
     preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
     tf = runtime.tf
     classes = state.get("classes") or weights.class_names(tf, prefix)
     import ssdvgg
@@ -59,20 +56,9 @@ def export(parsed):
     image_input = tf.placeholder(tf.float32, [None, preset.image_px, preset.image_px, 3], INPUT)
     result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes)))
     session = tf.Session(config=runtime.session_config())
-    weights.restore(runtime, session, prefix, preset.name)
+    weights.restore(tf, session, prefix, preset.name)
 
-    os.makedirs(folder, exist_ok=True)
-    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
-    signature = tf.saved_model.build_signature_def(
-        {INPUT: tf.saved_model.build_tensor_info(image_input)}, {"result": tf.saved_model.build_tensor_info(result)},
-        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
-    builder.add_meta_graph_and_variables(
-        session, [tf.saved_model.tag_constants.SERVING],
-        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
-    builder.save()
-    frozen = tf.graph_util.convert_variables_to_constants(session, tf.get_default_graph().as_graph_def(), [OUTPUT])
-    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
-        file.write(frozen.SerializeToString())
+    graph_files.export(tf, session, folder, {INPUT: image_input}, {"result": result})
     np.save(os.path.join(folder, DEFAULT_BOXES), ssdutils.default_boxes(preset))
     files.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
         "model": "SSD-VGG", "preset": preset.name, "image_px": preset.image_px, "classes": classes,
@@ -82,17 +68,13 @@ def export(parsed):
         "offsets": "((cx, cy) - default (cx, cy)) / default (w, h) * 10, log((w, h) / default (w, h)) * 5",
         "checkpoint": prefix, "step": state.get("step")}, indent=1))
     print("input: %s float32 [B, %d, %d, 3] BGR; output: %s" % (INPUT, preset.image_px, preset.image_px, OUTPUT))
-    for name in (SAVED_MODEL, FROZEN_GRAPH, DESCRIPTION, DEFAULT_BOXES):
+    for name in (DESCRIPTION, DEFAULT_BOXES):
         print("exported: %s" % os.path.join(folder, name))
     return 0
 
 
 def main(argv=None):
-    try:
-        return export(parse_args(argv))
-    except (DataError, OSError) as error:
-        runlog.RunLog().event(runlog.FAIL, message=str(error))
-        return 1
+    return runlog.guarded(export, parse_args(argv))
 
 
 if __name__ == "__main__":

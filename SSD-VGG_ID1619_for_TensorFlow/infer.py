@@ -13,9 +13,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 import ssdutils  # noqa: E402
-from common import flags, runlog  # noqa: E402
+from common import checkpoint, flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir  # noqa: E402
-from data_queue import BatchQueue, WorkerDied  # noqa: E402
+from data_queue import BatchQueue  # noqa: E402
 
 CONFIDENCE, IOU = 0.01, 0.5  # of the VOC rule: what is counted as a detection, and what as found
 _FEW_IMAGES = 100  # fewer than these are not worth starting processes
@@ -88,7 +88,7 @@ def of_all_ranks(found, images, runtime):
     table = np.zeros([images, ssdutils.MAX_DETECTIONS, 6])  # box, class + 1 (0: no detection), confidence
     for index, boxes_xyxy, class_ids, confidences in found:
         table[index, :len(boxes_xyxy)] = np.column_stack([boxes_xyxy, class_ids + 1, confidences])
-    table = runtime.total(table).astype(np.float32)  # each row is zero on all ranks but one
+    table = runtime.all_sum(table).astype(np.float32)  # each row is zero on all ranks but one
     filled = [rows[rows[:, 4] > 0] for rows in table]
     return [(index, rows[:, :4], rows[:, 4].astype(np.int32) - 1, rows[:, 5]) for index, rows in enumerate(filled)]
 
@@ -110,7 +110,7 @@ def figures(result):
 
 
 def run(parsed):
-    """Prints the [eval] line and the table of classes; returns 0. Raises DataError, which main() reports."""
+    """Prints the [eval] line and the table of classes; returns 0."""
     # Data
     import process_dataset
     import weights
@@ -121,12 +121,12 @@ def run(parsed):
     if not images:
         raise DataError(data.folder, "images to evaluate", "none in '%s'" % parsed.eval_set,
                         "process it with --valid_sets, or give --eval_set=train")
-    prefix, state = weights.find(parsed.checkpoint, parsed.best)
+    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
     preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
     weights.check_classes(prefix, state, data.classes, data.folder)
     prepare_output_dir(parsed.output_path)
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
 
     # Graph
     tf = runtime.tf
@@ -135,7 +135,7 @@ def run(parsed):
     image_input = tf.placeholder(tf.uint8, [parsed.batch_size, preset.image_px, preset.image_px, 3], "image_input")
     result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes))
     session = tf.Session(config=runtime.session_config())
-    weights.restore(runtime, session, prefix, preset.name)
+    weights.restore(tf, session, prefix, preset.name)
 
     # Figures
     summary = PascalSummary(data.classes)
@@ -177,20 +177,8 @@ def _draw(data, parsed, index, boxes_xyxy, class_ids, confidences):
     cv2.imwrite(os.path.join(parsed.output_path, "pictures", name), image)
 
 
-def one_line(error):
-    """An error's text for a [fail] line; a worker's traceback is printed before, and its first and last line remain."""
-    lines = str(error).strip().split("\n")
-    if len(lines) > 1:
-        print("\n".join(lines), flush=True)
-    return lines[0] if len(lines) == 1 else "%s %s" % (lines[0], lines[-1])
-
-
 def main(argv=None):
-    try:
-        return run(parse_args(argv))
-    except (DataError, WorkerDied, OSError) as error:
-        runlog.RunLog().event(runlog.FAIL, message=one_line(error))
-        return 1
+    return runlog.guarded(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ import argparse
 import collections
 import contextlib
 import itertools
-import json
 import math
 import os
-import resource
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
@@ -24,12 +21,13 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 import data_queue  # noqa: E402
 import infer  # noqa: E402
 import ssdutils  # noqa: E402
-from common import checkpoint, files, flags, runlog  # noqa: E402
-from launcher import ranktable  # noqa: E402
+from common import flags, graph_files, runlog  # noqa: E402
+from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 8
 EVAL_SETS = ("valid", "train")
 SYNTHETIC_IMAGES, SYNTHETIC_CLASSES = 512, 20
+NOT_FINITE = "lower --lr-values, give --warmup_steps or --clip_norm, or set --precision_mode=force_fp32"
 
 
 def parse_args(argv=None):
@@ -102,11 +100,8 @@ def find_data(parsed):
     A VOCdevkit tree is processed first, into data/prepared/ of this folder.
 
     Raises:
-      DataError: there is no Pascal VOC, which says how to get it; or the rank table does not fit.
+      DataError: there is no Pascal VOC, which says how to get it.
     """
-    ranks = os.environ.get("RANK_SIZE") or "1"
-    if os.environ.get("RANK_TABLE_FILE") and ranks.isdigit() and int(ranks) > 1:
-        ranktable.check(os.environ["RANK_TABLE_FILE"], int(ranks), "RANK_SIZE")
     if parsed.synthetic:
         return None
     import process_dataset
@@ -130,13 +125,18 @@ def num_workers(parsed, ranks):
     return max(1, cores if cores < (os.cpu_count() or 1) else cores // ranks)
 
 
-def learning_rate(step, total_steps, parsed):
-    """The rate for the step that follows `step` steps."""
-    if step < parsed.warmup_steps:
-        return parsed.lr_values[0] * (step + 1) / parsed.warmup_steps
+def learning_rate(step, total_steps, warmup_steps, parsed):
+    """The rate of a step, an int from 0.
+
+    It rises linearly over warmup_steps, at most half the run, to the first of parsed.lr_values; then parsed.schedule is
+    "steps", where lr_boundaries say after which steps the next value holds, or "cosine", from the first value to 0.
+    """
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return parsed.lr_values[0] * (step + 1) / warmup_steps
     if parsed.schedule == "cosine":
-        done = (step - parsed.warmup_steps) / max(1, total_steps - parsed.warmup_steps)
-        return parsed.lr_values[0] * 0.5 * (1 + math.cos(math.pi * done))
+        done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
+        return parsed.lr_values[0] * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
     return parsed.lr_values[sum(step >= boundary for boundary in parsed.lr_boundaries)]
 
 
@@ -185,9 +185,8 @@ def build_graph(runtime, parsed, num_classes, evaluates):
 
 
 def train(parsed):
-    """Runs the training; returns the exit code. Raises DataError, NonFiniteLoss, WorkerDied: main() reports them."""
-    # Data, before the run folder is touched
-    started = time.time()
+    """Runs the training; returns the exit code."""
+    # Data
     data = load_data(parsed)
     preset = ssdutils.PRESETS[parsed.preset]
     classes = list(data.classes) if data else ["class %d" % number for number in range(SYNTHETIC_CLASSES)]
@@ -195,147 +194,68 @@ def train(parsed):
     eval_images = (training_images if parsed.eval_set == "train" else data.num_valid) if data else 0
     eval_images = min(eval_images, sys.maxsize if parsed.eval_images is None else parsed.eval_images)
 
-    # Run folder
-    import weights
-    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    files.prepare_output_dir(parsed.output_path)
-    store = weights.store(parsed.output_path, parsed.name)
-    restored = checkpoint.find_start(store, continued, parsed.resume, weights.find)
-    if restored:
-        weights.preset_of(*restored, parsed.preset)
-    if restored and data:
-        weights.check_classes(*restored, classes, data.folder)
-    vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not restored else ({}, [])
+    with Run(parsed, training_images, drop_remainder=False) as run:
+        import weights
+        if run.restored:
+            weights.preset_of(*run.restored, parsed.preset)
+            if data:
+                weights.check_classes(*run.restored, classes, data.folder)
+        vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not run.restored else ({}, [])
+        runtime = run.open_runtime(large_kernels=True)
+        workers = num_workers(parsed, run.ranks)
+        tf = runtime.tf
 
-    # Device
-    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed, large_kernels=True)
-    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
-    images_per_step = parsed.batch_size * runtime.ranks
-    steps_per_epoch = -(-training_images // images_per_step)
-    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+        # Graph
+        graph = build_graph(runtime, parsed, len(classes), eval_images > 0)
+        saver = tf.train.Saver(max_to_keep=0)
+        session = runtime.open_session()
+        session.run(tf.global_variables_initializer())
+        if run.restored and "step" in run.restored[1]:
+            graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
+        elif run.restored:  # the published reference's: weights alone
+            weights.restore(tf, session, run.restored[0], parsed.preset)
+        weights.assign(tf, session, vgg)
+        runtime.broadcast(tf.global_variables())
 
-    # Graph
-    tf = runtime.tf
-    graph = build_graph(runtime, parsed, len(classes), eval_images > 0)
-    saver = tf.train.Saver(max_to_keep=0)
+        def evaluate():
+            mine = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
+                                    eval_images, workers, run.rank, run.ranks)
+            detections = infer.of_all_ranks(itertools.takewhile(lambda _: not run.stop.asked, mine), eval_images,
+                                            runtime)
+            precision = infer.evaluate(detections, data, parsed.eval_set)
+            if runtime.all_sum([bool(run.stop.asked)])[0]:  # before the last image, perhaps
+                return None
+            return dict(set=parsed.eval_set, images=eval_images, **infer.figures(precision))
 
-    # Session
-    session = runtime.open_session()
-    session.run(tf.global_variables_initializer())
-    if restored and "step" in restored[1]:
-        runtime.restore(saver, session, restored[0])
-    elif restored:  # the published reference's: weights alone
-        weights.restore(runtime, session, restored[0], parsed.preset)
-    weights.assign(tf, session, vgg)
-    runtime.broadcast(session)
-    if runtime.rank == 0:
-        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                              json.dumps(vars(parsed), indent=1, sort_keys=True))
-    log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
-    log.event(runlog.RUN, model="SSD-VGG", network=preset.name, classes=len(classes), batch_size=parsed.batch_size,
-              images=training_images, steps=total_steps, first_step=first_step, seed=parsed.seed,
-              start=restored[0] if restored else parsed.vgg_dir or "scratch",
-              workers=num_workers(parsed, runtime.ranks),
-              precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
-              parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe(parsed.lr_values[0]))
-    if runtime.rank == 0 and not restored and not vgg:
-        log.warn("without --vgg_dir the network learns from scratch, which takes many more steps than from VGG-16")
+        # Loop
+        if run.rank == 0:
+            runtime.warnings[:0] = warnings_about(parsed, data, run.restored, vgg, unused, eval_images)
+        run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix),
+                  evaluate if eval_images else None, "map",
+                  state={"network": "ssd_vgg", "preset": preset.name, "classes": classes},
+                  peak_rate=parsed.lr_values[0], advice=NOT_FINITE, model="SSD-VGG", network=preset.name,
+                  classes=len(classes), start=run.restored[0] if run.restored else parsed.vgg_dir or "scratch",
+                  workers=workers,
+                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
+        with training_batches(parsed, data, runtime, run.first_step, run.total_steps) as batches:
+            for step in run.steps():
+                _, (images, class_ids, offsets) = run.wait(batches)
+                lr = learning_rate(step - 1, run.total_steps, parsed.warmup_steps, parsed)
+                confidence, localisation, _ = session.run(
+                    [graph.confidence, graph.localisation, graph.update],
+                    {graph.images: images, graph.class_ids: class_ids, graph.offsets: offsets, graph.rate: lr})
+                run.ended(step, lr, confidence_loss=confidence, localisation_loss=localisation)
+    return run.exit_code
+
+
+def warnings_about(parsed, data, restored, vgg, unused, eval_images):
+    """Sentences about what the run starts from and what it will not tell."""
+    if not restored and not vgg:
+        yield "without --vgg_dir the network learns from scratch, which takes many more steps than from VGG-16"
     if unused:
-        log.warn("%s: left alone what SSD has no use for: %s" % (parsed.vgg_dir, ", ".join(unused)))
+        yield "%s: left alone what SSD has no use for: %s" % (parsed.vgg_dir, ", ".join(unused))
     if data and not eval_images and parsed.eval_images != 0:
-        log.warn("%s holds no validation images, so there will be no mAP" % data.folder)
-    for message in runtime.warnings:
-        log.warn(message)
-
-    def save(step, metric=None):
-        if runtime.rank != 0:
-            return None
-        state = {"step": step, "network": "ssd_vgg", "preset": preset.name, "classes": classes,
-                 "wall_sec": before_sec + time.time() - started}
-        path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
-        log.event(runlog.SAVE, step=step, path=path)
-        return path
-
-    def evaluate_at(step):
-        """average_precision.Result, or None when a request to stop came before the last image."""
-        mine = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
-                                eval_images, num_workers(parsed, runtime.ranks), runtime.rank, runtime.ranks)
-        detections = infer.of_all_ranks(itertools.takewhile(lambda _: not stop.asked, mine), eval_images, runtime)
-        found = infer.evaluate(detections, data, parsed.eval_set)
-        runtime.meet(stop)
-        if stop.exit_code:
-            return None
-        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, set=parsed.eval_set, images=eval_images,
-                  **infer.figures(found))
-        return found
-
-    # Loop
-    stop = checkpoint.StopRequest(runtime.ranks)
-    throughput = runlog.Throughput(images_per_step)
-    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
-    newest = restored[0] if restored else None
-    evaluating = eval_images > 0
-    result, recent = None, []
-    bar = runlog.progress_bar(total_steps, first_step)
-    with training_batches(parsed, data, runtime, first_step, total_steps) as batches:
-        for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
-            asked = time.perf_counter()
-            _, (images, class_ids, offsets) = next(batches)
-            data_wait_sec = time.perf_counter() - asked
-            lr = learning_rate(step - 1, total_steps, parsed)
-            parts = session.run([graph.confidence, graph.localisation, graph.update],
-                                {graph.images: images, graph.class_ids: class_ids, graph.offsets: offsets,
-                                 graph.rate: lr})[:2]
-            parts = runtime.meet(stop, *parts)
-            throughput.step(data_wait_sec)
-            check_finite(parts, step, newest)
-            recent.append(parts)
-            bar.update()
-
-            last = step == total_steps
-            epoch_ended = step % steps_per_epoch == 0
-            epoch = step // steps_per_epoch
-            evaluation_due = evaluating and (
-                last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0))
-            with throughput.paused():
-                if step == first_step + 1 or step % parsed.log_every == 0 or last:
-                    confidence, localisation = (sum(map(float, part)) / len(recent) for part in zip(*recent))
-                    log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch, loss=confidence + localisation,
-                              confidence_loss=confidence, localisation_loss=localisation, lr=lr,
-                              **throughput.recent(total_steps - step))
-                    recent = []
-                if evaluation_due and not stop.exit_code:
-                    result = evaluate_at(step)
-                    newest = save(step, result.map_11_point if result and result.objects.any() else None)
-                elif step % parsed.save_every == 0 or last or stop.exit_code:
-                    newest = save(step)
-            if stop.exit_code:
-                return stop.exit_code
-    bar.close()
-
-    if evaluating and result is None:  # killed between the last checkpoint and its [done] line
-        result = evaluate_at(total_steps)
-        if stop.exit_code:
-            return stop.exit_code
-    checksum = runtime.checksum(tf.global_variables(), log)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks),
-              **({"map": result.map_11_point} if result else {}), checksum=checksum,
-              wall_sec=before_sec + time.time() - started,
-              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
-    log.close()
-    return 0
-
-
-def check_finite(parts, step, newest):
-    """Raises NonFiniteLoss that names the part of the loss; `newest` is the last whole checkpoint or None."""
-    for name, value in zip(("confidence", "localisation"), parts):
-        if not math.isfinite(value):
-            raise runlog.NonFiniteLoss(
-                "%s loss at step %d: found %s, expected a finite number; the last whole checkpoint is %s; lower "
-                "--lr-values, give --warmup_steps or --clip_norm, or set --precision_mode=force_fp32" % (
-                    name, step, value, newest or "none yet"))
+        yield "%s holds no validation images, so there will be no mAP" % data.folder
 
 
 def training_batches(parsed, data, runtime, first_step, total_steps):
@@ -362,13 +282,7 @@ def synthetic_batch(parsed):
 
 
 def main(argv=None):
-    parsed = parse_args(argv)
-    try:
-        return train(parsed)
-    except (files.DataError, runlog.NonFiniteLoss, data_queue.WorkerDied, OSError) as error:
-        refused = isinstance(error, files.DataError)  # nothing has begun: what is in the folder stays as it is
-        runlog.fail(None if refused else parsed.output_path, infer.one_line(error))
-        return 1
+    return runlog.guarded(train, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from common import checkpoint, files
+from common import graph_files
 from common.files import DataError
 
 # Channels and number of convolutions of VGG-16's blocks, channels of fc6 and fc7 (Simonyan and Zisserman 2014,
@@ -138,40 +138,11 @@ def assign(tf, session, weights):
         session.run(by_name[name].initializer, {by_name[name].initial_value: array})
 
 
-def store(output_path, name):
-    """The checkpoints of a run, which lie in its folder `name` (--name)."""
-    made = checkpoint.CheckpointStore(output_path)
-    made.folder = os.path.join(output_path, name)
-    return made
-
-
-def find(path, best=False):
-    """The checkpoint that a user means by a path: checkpoint.find_checkpoint for runs with any --name.
-
-    Args:
-      path: a run folder, its folder of checkpoints, one checkpoint's folder, or a path prefix.
-      best: of a run, the checkpoint that evaluated best instead of the newest.
-    Returns:
-      (prefix, state); state is {} for a checkpoint that was not written by this package.
-    Raises:
-      DataError: there is no whole checkpoint.
-    """
-    path = os.path.normpath(path)
-    for run_folder in (path, os.path.dirname(path)):
-        recorded = files.read_json(os.path.join(run_folder, checkpoint.FLAGS_FILE))
-        if recorded and path in (run_folder, os.path.join(run_folder, recorded["name"])):
-            checkpoints = store(run_folder, recorded["name"])
-            found = checkpoints.best() if best else checkpoints.newest()
-            if found:
-                return found
-    return checkpoint.find_checkpoint(path)
-
-
 def preset_of(prefix, state, wanted, default="vgg300"):
     """The name of the preset that a checkpoint was trained with.
 
     Args:
-      prefix, state: from find.
+      prefix, state: from checkpoint.find_checkpoint.
       wanted: what --preset says, or None.
       default: what a checkpoint without a record is taken for.
     Raises:
@@ -187,7 +158,7 @@ def check_classes(prefix, state, classes, data):
     """DataError when a checkpoint says that it was trained on other classes than those of the data.
 
     Args:
-      prefix, state: from find.
+      prefix, state: from checkpoint.find_checkpoint.
       classes: names, in order.
       data: where they come from, for the message.
     """
@@ -198,42 +169,33 @@ def check_classes(prefix, state, classes, data):
                             other or "no such class", "give the data that it was trained with")
 
 
-def restore(runtime, session, prefix, preset_name):
+def restore(tf, session, prefix, preset_name):
     """Loads the network's variables in the current graph from a checkpoint, whatever optimizer wrote it.
 
     Args:
-      runtime: Runtime.
+      tf: tensorflow.compat.v1.
       session: tf.Session.
       prefix: path prefix of a checkpoint of ours or of the published reference.
       preset_name: what the graph was built for, for the message.
     Raises:
       DataError: it is a checkpoint of something else; names the first variable that differs.
     """
-    tf = runtime.tf
-    try:
-        stored = dict(tf.train.list_variables(prefix))
-    except (tf.errors.OpError, ValueError) as error:
-        raise DataError(prefix, "a TensorFlow checkpoint", str(error).split("\n")[0], "give another one") from error
     network = {variable.op.name: variable for variable in tf.trainable_variables()}
     # The variables of SSD300 are a part of SSD512's, so what is left over tells them apart.
-    foreign = sorted(name for name in stored if name.startswith(("conv", "classifiers/"))
-                     and name.endswith(("/filter", "/biases")) and name not in network)
+    foreign = sorted(name for name in graph_files.stored_shapes(tf, prefix) if name not in network and
+                     name.startswith(("conv", "classifiers/")) and name.endswith(("/filter", "/biases")))
     if foreign:
         raise DataError(prefix, "a checkpoint of %s" % preset_name, "variable %s, which %s does not have" % (
             foreign[0], preset_name), "give the --preset that it was trained with")
-    checkpoint.check_variables(stored, {name: variable.shape.as_list() for name, variable in network.items()}, prefix)
-    try:
-        tf.train.Saver(network).restore(session, prefix)
-    except (tf.errors.OpError, ValueError) as error:
-        raise DataError(prefix, "a whole checkpoint", str(error).split("\n")[0], "give another one") from error
+    graph_files.restore(tf, session, prefix, network)
 
 
 def class_names(tf, prefix):
     """Names for the classes of a checkpoint that does not say: Pascal VOC's when it has 20, numbers otherwise."""
     try:
-        values, = dict(tf.train.list_variables(prefix))["classifiers/classifier0_0/biases"]
-    except (tf.errors.OpError, ValueError, KeyError) as error:
-        raise DataError(prefix, "a checkpoint of SSD-VGG", str(error).split("\n")[0], "give another one") from error
+        values, = graph_files.stored_shapes(tf, prefix)["classifiers/classifier0_0/biases"]
+    except KeyError as error:
+        raise DataError(prefix, "a checkpoint of SSD-VGG", "no variable %s" % error, "give another one") from error
     from source_pascal_voc import CLASSES
     count = values - 5  # background and four offsets
     return list(CLASSES) if count == len(CLASSES) else ["class %d" % number for number in range(count)]

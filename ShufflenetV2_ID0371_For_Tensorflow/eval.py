@@ -17,18 +17,16 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, confusion, files, runlog  # noqa: E402
-from common.files import DataError  # noqa: E402
+from common import checkpoint, confusion, files, graph_files, runlog  # noqa: E402
+from common.files import DataError, check_new_folder  # noqa: E402
 
-SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
 _AVERAGE = "/ExponentialMovingAverage"
 
 
 def run(parsed):
     """Does what parsed.mode says; returns 0. Raises DataError."""
     checkpoint_dir = parsed.checkpoint_dir or parsed.output_path
-    found = checkpoint.CheckpointStore(checkpoint_dir).best() if parsed.best else None
-    prefix, state = found or checkpoint.find_checkpoint(checkpoint_dir)
+    prefix, state = checkpoint.find_checkpoint(checkpoint_dir, parsed.best)
     parsed.num_classes = state.get("num_classes", parsed.num_classes)
     parsed.depth_multiplier = state.get("depth_multiplier", parsed.depth_multiplier)
     return {"evaluate": evaluate, "predict": predict, "export": export}[parsed.mode](parsed, prefix, state)
@@ -46,8 +44,8 @@ def evaluate(parsed, prefix, state):
     if shards.classes and state.get("classes") and shards.classes != state["classes"]:
         raise DataError(folder, "the classes that the checkpoint was trained on", "others",
                         "make the shards with explore_imagenet.py --labels=(the encoding of the training shards)")
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
 
     # Graph
     tf = runtime.tf
@@ -101,8 +99,8 @@ def predict(parsed, prefix, state):
     if not parsed.images:
         raise DataError("--mode=predict", "image files", "none", "give their paths")
     names = _class_names(parsed, state.get("classes"))
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
     tf = runtime.tf
     import architecture
     tf.reset_default_graph()
@@ -146,10 +144,9 @@ def _class_names(parsed, classes):
 def export(parsed, prefix, state):
     """Writes SavedModel and frozen graph with the moving averages, where there are any, as weights."""
     folder = parsed.export_dir or os.path.join(parsed.output_path, "export")
-    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise DataError(folder, "a new folder", "one that holds something", "give another --export_dir")
-    from common.runtime import Runtime
-    runtime = Runtime(parsed)
+    check_new_folder(folder, "--export_dir")
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed)
     tf = runtime.tf
     import architecture
     import model
@@ -161,23 +158,8 @@ def export(parsed, prefix, state):
     session = tf.Session(config=runtime.session_config())
     if not restore(runtime, session, prefix, True):
         restore(runtime, session, prefix, False)
-    os.makedirs(folder, exist_ok=True)
-    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
-    signature = tf.saved_model.build_signature_def(
-        {model.INPUT: tf.saved_model.build_tensor_info(images)},
-        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in outputs.items()},
-        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
-    builder.add_meta_graph_and_variables(
-        session, [tf.saved_model.tag_constants.SERVING],
-        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
-    builder.save()
-    frozen = tf.graph_util.convert_variables_to_constants(
-        session, tf.get_default_graph().as_graph_def(), list(model.OUTPUTS))
-    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
-        file.write(frozen.SerializeToString())
+    graph_files.export(tf, session, folder, {model.INPUT: images}, outputs)
     print("input: %s uint8 [N, 224, 224, 3]; outputs: %s" % (model.INPUT, ", ".join(model.OUTPUTS)))
-    for name in (SAVED_MODEL, FROZEN_GRAPH):
-        print("exported: %s" % os.path.join(folder, name))
     return 0
 
 
@@ -192,10 +174,7 @@ def restore(runtime, session, prefix, averaged):
       DataError: it is no checkpoint of this network.
     """
     tf = runtime.tf
-    try:
-        stored = dict(tf.train.list_variables(prefix))
-    except (tf.errors.OpError, ValueError) as error:
-        raise DataError(prefix, "a TensorFlow checkpoint", str(error).split("\n")[0], "give another one") from error
+    stored = graph_files.stored_shapes(tf, prefix)
     variables = {variable.op.name: variable for variable in tf.global_variables()
                  if variable.op.name.startswith(("ShuffleNetV2/", "classifier/"))}
     trainable = {variable.op.name for variable in tf.trainable_variables()}
@@ -203,8 +182,7 @@ def restore(runtime, session, prefix, averaged):
         return False
     sources = {name + _AVERAGE if averaged and name in trainable else name: variable
                for name, variable in variables.items()}
-    checkpoint.check_variables(stored, {name: variable.shape.as_list() for name, variable in sources.items()}, prefix)
-    tf.train.Saver(sources).restore(session, prefix)
+    graph_files.restore(tf, session, prefix, sources)
     return True
 
 

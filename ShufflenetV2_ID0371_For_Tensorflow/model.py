@@ -1,35 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss, learning rate, update, moving averages of the weights, evaluation figures. The network: architecture.py."""
-import math
-
+"""Loss, update, moving averages of the weights, evaluation figures. The network: architecture.py."""
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import architecture
 
-END_LEARNING_RATE = 1e-6  # of the linear decay, the published reference's
-
 # Names of the exported graph's tensors; export, prediction and tests read them here.
 INPUT = "images"  # uint8 [N, 224, 224, 3], RGB
 OUTPUTS = ("probabilities", "classes")  # float32 [N, classes]; int32 [N]
-
-
-def learning_rate(step, total_steps, peak, decay, warmup_steps):
-    """The rate of a step.
-
-    Args:
-      step: int from 0.
-      peak: the rate after warm-up.
-      decay: "linear" (to END_LEARNING_RATE; Ma et al. 2018, section 4) or "cosine" (Loshchilov and Hutter 2017, eq. 5).
-      warmup_steps: the rate rises linearly over these; at most half the run.
-    """
-    warmup_steps = min(warmup_steps, total_steps // 2)
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / (total_steps - warmup_steps)
-    if decay == "cosine":
-        return peak * 0.5 * (1.0 + math.cos(math.pi * done))
-    return END_LEARNING_RATE + (peak - END_LEARNING_RATE) * (1.0 - done)
 
 
 def smoothed_cross_entropy(scores, labels, smoothing):
@@ -67,7 +45,7 @@ def update_op(loss, rate, momentum, weight_decay, averages, wrap_optimizer):
       rate: float32 [] tensor.
       momentum, weight_decay: float.
       averages: from make_averages.
-      wrap_optimizer: Runtime.wrap_optimizer.
+      wrap_optimizer: backends.local.Local.wrap_optimizer.
     Returns:
       operation.
     """
@@ -113,7 +91,7 @@ def mean_figures(batches, total=lambda sums: sums):
 
     Args:
       batches: iterable of (float [k, 3] of figures(), images counted); of two rows the first is of the averages.
-      total: adds up numbers over ranks, Runtime.total.
+      total: adds up numbers over ranks, all_sum of the runtime.
     Returns:
       dict: images, loss, top1, top5 of the first row; top1_no_ema, top5_no_ema of the second where there is one.
     """

@@ -9,23 +9,23 @@ Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk
 """
 import argparse
 import collections
-import json
+import math
 import os
-import resource
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, files, flags, runlog  # noqa: E402
-from launcher import ranktable  # noqa: E402
+from common import flags, graph_files, ranks, runlog  # noqa: E402
+from common.files import DataError  # noqa: E402
+from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 50  # divides ImageNet's 50,000
 TRAINING_MODES = ("train", "train_and_evaluate")
 WIDTHS = ("0.5", "1.0", "1.5", "2.0", "2.0_224")  # architecture.WIDTHS, which needs TensorFlow
 VERSIONS = ("he_uniform", "xavier_uniform")  # architecture.INITIALIZERS
 SYNTHETIC_IMAGES = 1024
+END_LEARNING_RATE = 1e-6  # of the linear decay, the published reference's
 
 
 def parse_args(argv=None, mode="train"):
@@ -116,10 +116,8 @@ def find_data(parsed):
     With --prepare, class folders are first made into shards, below data/prepared/ of this folder.
 
     Raises:
-      DataError: there are no shards, which says how to make them; or the rank table does not fit.
+      DataError: there are no shards, which says how to make them.
     """
-    if os.environ.get("RANK_TABLE_FILE") and parsed.rank_size > 1:
-        ranktable.check(os.environ["RANK_TABLE_FILE"], parsed.rank_size)
     if parsed.synthetic:
         return None
     import prepare
@@ -138,7 +136,8 @@ def load_data(parsed):
     return Data(*(Shards(folder, parsed.num_classes, parsed.max_bad_records) if folder else None for folder in found))
 
 
-Graph = collections.namedtuple("Graph", "next_batch images labels rate loss update eval_figures eval_start")
+Graph = collections.namedtuple("Graph", "is_fed next_batch images labels rate loss update eval_figures "
+                                        "eval_start")
 
 
 def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
@@ -147,15 +146,18 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
     Args:
       rate_of: step, an int from 0 -> learning rate; for an NPU.
     Returns:
-      Graph: next_batch (images, labels) of the input pipeline and its initializer, placeholders images uint8
-      [batch_size, 224, 224, 3], labels int32 [batch_size], rate float32 []; loss float32 [] (without weight decay),
-      update (operation); eval_figures: float32 [2, 3] of model.figures, float32 [] images counted; eval_start.
-      On an NPU images, labels and rate are those of next_batch: a device that loops over steps cannot be fed.
+      Graph: is_fed (bool: whether images, labels and rate are placeholders, or those of next_batch, because a device
+      that loops over steps cannot be fed: an NPU); next_batch (images, labels) of the input pipeline and its
+      initializer; images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], rate float32 []; loss float32 []
+      (without weight decay), update (operation); eval_figures: float32 [2, 3] of model.figures, float32 [] images
+      counted; eval_start.
     """
     tf = runtime.tf
     import architecture
     import input_pipeline
     import model
+    tf.reset_default_graph()
+    tf.set_random_seed(parsed.seed)
 
     def training_data(rate_of=None):
         return input_pipeline.training_data(
@@ -163,8 +165,8 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
             rate_of=rate_of, seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
             rank=runtime.rank, ranks=runtime.ranks)
 
-    next_batch = None
-    if runtime.device == "npu":
+    next_batch, is_fed = None, runtime.device != "npu"
+    if not is_fed:
         next_batch = training_data(rate_of) if data.train is not None else input_pipeline.repeated_batch(
             tf, synthetic_batch(parsed), first_step, total_steps, rate_of)
         images, labels, rate = next_batch[0]
@@ -173,213 +175,144 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
         images = tf.placeholder(tf.uint8, shape, "training_images")
         labels = tf.placeholder(tf.int32, shape[:1], "training_labels")
         rate = tf.placeholder(tf.float32, [], "learning_rate")
-    compute_dtype = tf.float32 if runtime.device == "cpu" else runtime.compute_dtype
     scores = architecture.logits(images, True, parsed.num_classes, parsed.depth_multiplier, parsed.version,
-                                 compute_dtype, runtime.fuse)
+                                 runtime.compute_dtype, runtime.fuse)
     loss = model.smoothed_cross_entropy(scores, labels, parsed.label_smoothing)
     averages = model.make_averages(parsed.ema_decay)
     update = model.update_op(loss, rate, parsed.momentum, parsed.weight_decay, averages, runtime.wrap_optimizer)
     if next_batch is None and data.train is not None:
         next_batch = training_data()
     if data.evaluation is None:
-        return Graph(next_batch, images, labels, rate, loss, update, None, None)
+        return Graph(is_fed, next_batch, images, labels, rate, loss, update, None, None)
     (eval_images, eval_labels, counted), eval_start = input_pipeline.eval_data(
         tf, data.evaluation, EVAL_BATCH_SIZE, parsed.threads, runtime.rank, runtime.ranks)
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
         plain = architecture.logits(eval_images, False, parsed.num_classes, parsed.depth_multiplier)
     averaged = model.averaged_logits(eval_images, parsed.num_classes, parsed.depth_multiplier, averages)
     figures = tf.stack([model.figures(averaged, eval_labels, counted), model.figures(plain, eval_labels, counted)])
-    return Graph(next_batch, images, labels, rate, loss, update, (figures, tf.reduce_sum(counted)), eval_start)
+    return Graph(is_fed, next_batch, images, labels, rate, loss, update, (figures, tf.reduce_sum(counted)), eval_start)
 
 
-def whole_loops(parsed, total_steps, first_step, steps_per_run):
-    """The run's last step, in whole loops of the device: what is left over of the epochs is cut off.
+def whole_loops(parsed, wanted_steps, first_step, runtime):
+    """The run's last step, in whole loops of the device: what is left over of the epochs is cut off, with a warning.
 
     Raises:
       DataError: the steps that the user counted are not whole loops, or there is no whole one.
     """
-    left_over = (total_steps - first_step) % steps_per_run
-    if left_over and (parsed.train_steps or total_steps - first_step < steps_per_run):
-        raise files.DataError(
-            "--iterations_per_loop", "a divisor of the %d steps that are to be done" % (total_steps - first_step),
-            steps_per_run, "give --iterations_per_loop=1, or another --max_train_steps")
-    return total_steps - left_over
-
-
-def train(parsed):
-    """Runs the training; returns the exit code. Raises DataError and NonFiniteLoss, which main() reports."""
-    # Data, before the run folder is touched
-    started = time.time()
-    if parsed.rank_size != int(os.environ.get("RANK_SIZE", 1)):
-        raise files.DataError("--rank_size", "%s, as RANK_SIZE says" % os.environ.get("RANK_SIZE", 1),
-                                  parsed.rank_size, "give both the same number; test/*_8p.sh start eight ranks")
-    data = load_data(parsed)
-    training_images = SYNTHETIC_IMAGES if data.train is None else len(data.train)
-
-    # Run folder
-    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    files.prepare_output_dir(parsed.output_path)
-    store = checkpoint.CheckpointStore(parsed.output_path)
-    restored = checkpoint.find_start(store, continued, parsed.resume)
-
-    # Device
-    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed, steps_per_run=parsed.iterations_per_loop)
-    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
     per_run = runtime.steps_per_run
-    images_per_step = parsed.batch_size * runtime.ranks
-    steps_per_epoch = training_images // images_per_step
-    if steps_per_epoch == 0:
-        raise files.DataError("--batch_size", "at most the %d training images of the data" % training_images,
-                                  "%d images a step" % images_per_step, "give a smaller one")
-    wanted_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
-    total_steps = whole_loops(parsed, wanted_steps, first_step, per_run)
-    if total_steps < wanted_steps:
+    left_over = (wanted_steps - first_step) % per_run
+    if left_over and (parsed.train_steps or wanted_steps - first_step < per_run):
+        raise DataError(
+            "--iterations_per_loop", "a divisor of the %d steps that are to be done" % (wanted_steps - first_step),
+            per_run, "give --iterations_per_loop=1, or another --max_train_steps")
+    if left_over:
         runtime.warnings.append("the last %d of %d steps are left out, so that all are whole loops of "
-                                "--iterations_per_loop=%d" % (wanted_steps - total_steps, wanted_steps, per_run))
+                                "--iterations_per_loop=%d" % (left_over, wanted_steps, per_run))
     if any(every % per_run for every in (parsed.log_every, parsed.save_every)):
         runtime.warnings.append("[train] lines and checkpoints wait for the end of a loop of --iterations_per_loop=%d"
                                 % per_run)
-    warmup_steps = int(round(parsed.warmup_epochs * steps_per_epoch))
+    return wanted_steps - left_over
 
-    # Graph
-    tf = runtime.tf
-    import numpy as np
 
-    import model
-    from input_pipeline import eval_batches
-    tf.reset_default_graph()
-    tf.set_random_seed(parsed.seed)
+def learning_rate(step, total_steps, warmup_steps, parsed):
+    """The rate of a step, an int from 0.
 
-    def rate_of(step):
-        return model.learning_rate(step, total_steps, parsed.lr, parsed.decay, warmup_steps)
+    It rises linearly over warmup_steps, at most half the run, then follows parsed.decay: "linear" to END_LEARNING_RATE
+    (Ma et al. 2018, section 4), or "cosine" (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
+    """
+    warmup_steps = min(warmup_steps, total_steps // 2)
+    if step < warmup_steps:
+        return parsed.lr * (step + 1) / warmup_steps
+    done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
+    if parsed.decay == "cosine":
+        return parsed.lr * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
+    return END_LEARNING_RATE + (parsed.lr - END_LEARNING_RATE) * (1.0 - done_fraction)
 
-    graph = build_graph(runtime, parsed, data, first_step, total_steps, rate_of)
-    saver = tf.train.Saver(max_to_keep=0)
 
-    # Session
-    session = runtime.open_session()
-    session.run(tf.global_variables_initializer())
-    if restored:
-        runtime.restore(saver, session, restored[0])
-    runtime.broadcast(session)
-    update = runtime.looped(session, graph.update)
-    if runtime.rank == 0:
-        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                              json.dumps(vars(parsed), indent=1, sort_keys=True))
-    log = runlog.RunLog(parsed.output_path, runtime.rank,
-                        runtime.tensorboard(os.path.join(parsed.output_path, "tb")), parsed.log_name)
-    log.event(runlog.RUN, model="ShuffleNetV2", network="x" + parsed.depth_multiplier, classes=parsed.num_classes,
-              batch_size=parsed.batch_size, images=training_images, steps=total_steps, first_step=first_step,
-              seed=parsed.seed, precision_mode=parsed.precision_mode, commit=runlog.source_commit(),
-              parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
-              **runtime.describe(parsed.lr))
-    if runtime.device == "cpu" and runtime.compute_dtype != tf.float32:
-        log.warn("precision_mode=%s: this network is slower in bfloat16 on a CPU, computing in float32"
-                 % parsed.precision_mode)
-    for message in runtime.warnings:
-        log.warn(message)
+def train(parsed):
+    """Runs the training; returns the exit code."""
+    # Data
+    if parsed.rank_size != ranks.read()[1]:
+        raise DataError("--rank_size", "%d, as RANK_SIZE says" % ranks.read()[1], parsed.rank_size,
+                        "give both the same number; test/*_8p.sh start eight ranks")
+    data = load_data(parsed)
 
-    def save(step, metric=None):
-        runtime.share_statistics(tf.global_variables())
-        if not parsed.do_checkpoint or runtime.rank != 0:
-            return None
-        state = {"step": step, "network": "shufflenet_v2", "depth_multiplier": parsed.depth_multiplier,
-                 "num_classes": parsed.num_classes, "classes": data.train.classes if data.train else None,
-                 "wall_sec": before_sec + time.time() - started}
-        path = store.save(state, lambda prefix: runtime.save(saver, session, prefix), metric)
-        log.event(runlog.SAVE, step=step, path=path)
-        return path
+    with Run(parsed, SYNTHETIC_IMAGES if data.train is None else len(data.train)) as run:
+        runtime = run.open_runtime(steps_per_run=parsed.iterations_per_loop, bfloat16_on_cpu=False)
+        run.total_steps = whole_loops(parsed, run.total_steps, run.first_step, runtime)
+        warmup_steps = int(round(parsed.warmup_epochs * run.steps_per_epoch))
+        tf = runtime.tf
 
-    def evaluate_at(step):
-        def run_batches():
-            yield np.zeros([2, 3]), 0  # a rank may have no batch of its own
-            session.run(graph.eval_start)
-            for _ in range(runtime.rank, eval_batches(data.evaluation, EVAL_BATCH_SIZE), runtime.ranks):
-                try:
-                    yield session.run(graph.eval_figures)
-                except tf.errors.OpError as error:
-                    raise data.evaluation.error or error from None
-        runtime.share_statistics(tf.global_variables())
-        result = model.mean_figures(run_batches(), runtime.total)
-        say_problems(data.evaluation)
-        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, **result)
-        return result
+        def rate_of(step):
+            return learning_rate(step, run.total_steps, warmup_steps, parsed)
 
-    def say_problems(shards):
-        for problem in shards.new_problems():
-            log.warn("passed over: %s (%d so far)" % (problem, len(shards.bad)))
+        # Graph
+        graph = build_graph(runtime, parsed, data, run.first_step, run.total_steps, rate_of)
+        saver = tf.train.Saver(max_to_keep=0)
+        session = runtime.open_session()
+        session.run(tf.global_variables_initializer())
+        if run.restored:
+            graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
+        runtime.broadcast(tf.global_variables())
+        update = runtime.looped(session, graph.update)
 
-    # Loop
-    stop = checkpoint.StopRequest(runtime.ranks)
-    throughput = runlog.Throughput(images_per_step * per_run, warmup_steps=max(1, 5 // per_run))
-    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
-    newest = restored[0] if restored else None
-    evaluating = data.evaluation is not None and parsed.mode == "train_and_evaluate"
-    result, losses = None, []
-    bar = runlog.progress_bar(total_steps, first_step)
+        def evaluate():
+            import model
+            return model.mean_figures(eval_sums(runtime, session, graph, data.evaluation), runtime.all_sum)
+
+        # Loop
+        run.begin(tf.global_variables(),
+                  (lambda prefix: graph_files.save(tf, saver, session, prefix)) if parsed.do_checkpoint else None,
+                  evaluate if data.evaluation and parsed.mode == "train_and_evaluate" else None, "top1",
+                  state={"network": "shufflenet_v2", "depth_multiplier": parsed.depth_multiplier,
+                         "num_classes": parsed.num_classes, "classes": data.train.classes if data.train else None},
+                  peak_rate=parsed.lr, look_every=parsed.iterations_per_loop, log_name=parsed.log_name,
+                  new_warnings=lambda: problems_of(data), model="ShuffleNetV2", network="x" + parsed.depth_multiplier,
+                  classes=parsed.num_classes,
+                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
+        batches = training_batches(parsed, tf, session, graph, data.train)
+        for step in run.steps():
+            lr, feed = rate_of(step - 1), {}
+            if graph.is_fed:
+                images, labels = run.wait(batches)
+                feed = {graph.images: images, graph.labels: labels, graph.rate: lr}
+            loss, _ = run_session(tf, session, [graph.loss, update], feed, data.train)
+            run.ended(step, lr, loss=loss)
+    return run.exit_code
+
+
+def run_session(tf, session, fetches, feed, shards):
+    """session.run; a record that cannot be read is named instead of the operation that met it."""
+    try:
+        return session.run(fetches, feed)
+    except tf.errors.OpError as error:
+        raise (shards and shards.error) or error from None
+
+
+def training_batches(parsed, tf, session, graph, shards):
+    """Yields images and labels for the placeholders of a graph that is fed."""
     if graph.next_batch:
         session.run(graph.next_batch[1])
+    batch = synthetic_batch(parsed)
+    while graph.is_fed:
+        yield batch if shards is None else run_session(tf, session, graph.next_batch[0], None, shards)
 
-    def run(fetches, feed=None):
-        try:
-            return session.run(fetches, feed)
-        except tf.errors.OpError as error:
-            raise (data.train and data.train.error) or error from None
 
-    fed = runtime.device != "npu"
-    batch = synthetic_batch(parsed) if data.train is None else None
-    for step in range(first_step + per_run, total_steps + 1, per_run):  # `step` steps are done when this round ends
-        asked = time.perf_counter()
-        lr, feed = rate_of(step - 1), {}
-        if fed:
-            if data.train is not None:
-                batch = run(graph.next_batch[0])
-            feed = {graph.images: batch[0], graph.labels: batch[1], graph.rate: lr}
-        data_wait_sec = time.perf_counter() - asked
-        loss_value, _ = run([graph.loss, update], feed)
-        throughput.step(data_wait_sec)
-        losses.append(float(loss_value))
-        bar.update(per_run)
+def eval_sums(runtime, session, graph, shards):
+    """Yields this rank's sums of figures, and the images counted, by batches; see model.mean_figures."""
+    import numpy as np
 
-        last = step == total_steps
-        epoch_ended = step % steps_per_epoch < per_run  # in the steps of this round
-        epoch = step // steps_per_epoch
-        line_due = step == first_step + per_run or step % parsed.log_every < per_run or last
-        evaluation_due = evaluating and (last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0))
-        save_due = step % parsed.save_every < per_run or last
-        if not (line_due or evaluation_due or save_due or per_run > 1 or step % parsed.iterations_per_loop == 0):
-            continue
-        losses = runtime.meet(stop, *losses)
-        log.check_finite(sum(losses), step, newest)
-        with throughput.paused():
-            if line_due:
-                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch, loss=sum(losses) / len(losses), lr=lr,
-                          **throughput.recent((total_steps - step) // per_run))
-                losses = []
-                if data.train is not None:
-                    say_problems(data.train)
-            if evaluation_due and not stop.exit_code:
-                result = evaluate_at(step)
-                newest = save(step, result["top1"])
-            elif save_due or stop.exit_code:
-                newest = save(step)
-        if stop.exit_code:
-            return stop.exit_code
-    bar.close()
+    from input_pipeline import eval_batches
+    yield np.zeros([2, 3]), 0  # a rank may have no batch of its own
+    session.run(graph.eval_start)
+    for _ in range(runtime.rank, eval_batches(shards, EVAL_BATCH_SIZE), runtime.ranks):
+        yield run_session(runtime.tf, session, graph.eval_figures, None, shards)
 
-    if evaluating and result is None:  # killed between the last checkpoint and its [done] line
-        result = evaluate_at(total_steps)
-    speed = throughput.total(runtime.ranks)
-    if speed:
-        speed["ms_per_step"] /= per_run
-    runtime.share_statistics(tf.global_variables())
-    checksum = runtime.checksum(tf.global_variables(), log)
-    log.event(runlog.DONE, step=total_steps, **speed, **({"top1": result["top1"]} if result else {}),
-              checksum=checksum, wall_sec=before_sec + time.time() - started,
-              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
-    log.close()
-    return 0
+
+def problems_of(data):
+    """Sentences about records that were passed over since the last call."""
+    return ["passed over: %s (%d so far)" % (problem, len(shards.bad))
+            for shards in data if shards is not None for problem in shards.new_problems()]
 
 
 def synthetic_batch(parsed):
@@ -392,16 +325,10 @@ def synthetic_batch(parsed):
 
 def main(argv=None, mode="train"):
     parsed = parse_args(argv, mode)
-    try:
-        if parsed.mode in TRAINING_MODES:
-            return train(parsed)
-        import eval as evaluation
-        return evaluation.run(parsed)
-    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
-        # nothing has begun: what is in the folder stays as it is
-        refused = isinstance(error, files.DataError) or parsed.mode not in TRAINING_MODES
-        runlog.fail(None if refused else parsed.output_path, str(error))
-        return 1
+    if parsed.mode in TRAINING_MODES:
+        return runlog.guarded(train, parsed)
+    import eval as evaluation
+    return runlog.guarded(evaluation.run, parsed)
 
 
 if __name__ == "__main__":

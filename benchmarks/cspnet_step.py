@@ -18,7 +18,7 @@ def measure(arguments):
     """Prints one JSON object: images/s of the median step in memory, of blocks in memory and of blocks on data."""
     in_turns.use_folder("CSPNet_ID0840_for_TensorFlow")
     import train
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     from utils import prefetch, training_batch
     default = arguments.measure == in_turns.DEFAULT
     parsed = train.parse_args(
@@ -26,7 +26,7 @@ def measure(arguments):
          "--precision_mode=" + ("allow_mix_precision" if default else arguments.measure)] +
         (["--data_path=" + arguments.data_path] if arguments.data_path else ["--synthetic"]))
     data = train.load_data(parsed)
-    runtime = Runtime(parsed)
+    runtime = open_runtime(parsed)
     graph = train.build_graph(runtime, parsed)
     session = runtime.tf.Session(config=runtime.session_config())
     session.run(runtime.tf.global_variables_initializer())

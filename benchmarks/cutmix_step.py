@@ -24,14 +24,14 @@ def measure_ours(arguments, plan):
     """Prints one JSON object: images/s of the median step in memory, of blocks in memory and of blocks from tf.data."""
     in_turns.use_folder(FOLDER)
     import train
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     default = arguments.measure == in_turns.DEFAULT
     parsed = train.parse_args(
         RECIPE + ["--batch_size=%d" % arguments.batch,
                   "--precision_mode=" + ("allow_mix_precision" if default else arguments.measure)] +
         (["--data_path=" + arguments.data_path] if arguments.data_path else ["--synthetic"]))
     data = train.load_data(parsed)
-    runtime = Runtime(parsed, keras=True)
+    runtime = open_runtime(parsed, keras=True)
     import input_pipeline
     tf = runtime.tf
     training = train.build_training(runtime, parsed)

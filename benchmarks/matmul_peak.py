@@ -40,10 +40,10 @@ def main():
     arguments = parser.parse_args()
     in_turns.use_folder("common")
     from common import flags
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     names = flags.Parser()
     flags.add_device_group(names, "allow_mix_precision")
-    runtime = Runtime(names.parse_args([]))
+    runtime = open_runtime(names.parse_args([]))
     dtypes = {runtime.tf.float32, runtime.compute_dtype}
     print(json.dumps({"tensorflow": runtime.tf.__version__, "peak_gflops": {
         dtype.name: gflops(runtime.tf, dtype, 2 if arguments.quick else 10) for dtype in dtypes}}))

@@ -28,7 +28,7 @@ def measure(arguments):
     in_turns.use_folder(FOLDER)
     import prepare
     import train
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     from create_tfrecords import read_manifest
     from input_pipeline import Shards
     default = arguments.measure == in_turns.DEFAULT
@@ -40,7 +40,7 @@ def measure(arguments):
         shards = Shards(folder, (read_manifest(folder) or {"num_classes": parsed.num_classes})["num_classes"])
         for record in range(len(shards)):  # from memory, as every epoch after the first reads them
             shards.read(record)
-    runtime = Runtime(parsed)
+    runtime = open_runtime(parsed)
     tf = runtime.tf
     graph = train.build_graph(runtime, parsed, train.Data(shards, None), 0, sys.maxsize)
     session = tf.Session(config=runtime.session_config())

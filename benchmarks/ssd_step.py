@@ -19,14 +19,14 @@ def measure(arguments):
     """Prints one JSON object: images/s of the median step in memory, of blocks in memory and of blocks on real data."""
     in_turns.use_folder("SSD-VGG_ID1619_for_TensorFlow")
     import train
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     default = arguments.measure == in_turns.DEFAULT
     parsed = train.parse_args(
         ["--batch_size=%d" % arguments.batch, "--preset=" + arguments.preset,
          "--precision_mode=" + ("allow_mix_precision" if default else arguments.measure)] +
         (["--data_path=" + arguments.data_path] if arguments.data_path else ["--synthetic"]))
     data = train.load_data(parsed)
-    runtime = Runtime(parsed, large_kernels=True)
+    runtime = open_runtime(parsed, large_kernels=True)
     graph = train.build_graph(runtime, parsed, data.num_classes if data else train.SYNTHETIC_CLASSES, False)
     session = runtime.tf.Session(config=runtime.session_config())
     session.run(runtime.tf.global_variables_initializer())

@@ -14,80 +14,112 @@ import collections
 import json
 import os
 import shutil
-import signal
 
 from common import flags as flag_rules
-from common.files import DataError, move_aside, read_json, write_text
+from common import ranks
+from common.files import DataError, lock_folder, move_aside, prepare_output_dir, read_json, write_text
 
 FLAGS_FILE, STATE_FILE, BEST_FILE, POINTER_FILE = "flags.json", "state.json", "best.json", "checkpoint"
+LOCK_FD = "RUN_LOCK_FD"  # environment: the descriptor of a lock that the launcher hands down
 PREFIX = "model"  # a checkpoint's files are model.index, model.data-00000-of-00001
 
 
 def open_run(output_path, flags):
-    """Decides, before anything is written, whether this is a new run or the continuation of one.
+    """Decides, before anything is written, whether this is a new run or the continuation of one, and locks the folder.
 
-    Called by the launcher before it opens the log and again by the training process, where it changes nothing more.
-    Only rank 0 looks: others get its weights and its step, also where they do not see its disk.
+    Called by the launcher before it opens the log and again by the training process, where it changes nothing more: the
+    launcher's lock is handed down in LOCK_FD. Only rank 0 looks: others get its weights and its step, also where they
+    do not see its disk.
 
     Args:
       output_path: run folder; need not exist.
-      flags: {name: value}, with "resume" as in flags.add_run_group.
+      flags: {name: value}, with "resume" as flags.resume gives it.
     Returns:
-      True when output_path holds an unfinished run that is to be continued.
+      (True when output_path holds an unfinished run that is to be continued, file descriptor of the lock or None).
+      The lock dies with the processes that hold it.
     Raises:
-      DataError: the flags do not agree with the run that is there, or there is nothing to continue.
+      DataError: another process trains there, the flags do not agree with the run that is there, or there is nothing
+        to continue; nothing has been touched then.
     """
-    if not is_rank_0():
-        return False
-    resume = flags["resume"]
-    fresh = str(resume).lower() in ("false", "no", "0")
-    required = str(resume).lower() in ("true", "yes", "1")
-    recorded = read_json(os.path.join(output_path, FLAGS_FILE))
-    if recorded is None:
-        if required:
-            raise DataError(output_path, "an unfinished run, because of --resume=True", "no %s in it" % FLAGS_FILE,
-                            "give the --output_path of the run to continue, or leave --resume out")
-        return False
-    if fresh or is_finished(output_path):
-        if required:
-            raise DataError(output_path, "an unfinished run, because of --resume=True", "a finished one",
-                            "leave --resume out to move it aside and train anew")
+    if not ranks.is_rank_0():
+        return False, None
+    lock = _lock(output_path) if os.path.isdir(output_path) else None
+    try:
+        continued, replaced = _decide(output_path, flags)
+    except DataError:
+        if lock is not None:
+            os.close(lock)
+        raise
+    if replaced:
         move_aside(output_path)
-        return False
+        os.close(lock)
+        lock = None
+    prepare_output_dir(output_path)
+    return continued, _lock(output_path) if lock is None else lock
+
+
+def _decide(output_path, flags):
+    """(whether the run that is there is continued, whether it is to be moved aside); DataError refuses."""
+    recorded = read_json(os.path.join(output_path, FLAGS_FILE))
+    state = "none" if recorded is None else "finished" if is_finished(output_path) else "unfinished"
+    _check_resume(output_path, flags, state)
+    if state != "unfinished" or flags["resume"] == "False":
+        return False, state != "none"
     difference = flag_rules.first_difference(recorded, json.loads(json.dumps(flags)))
     if difference:
         raise DataError("--%s" % difference[0], "%r as in the unfinished run in %s" % (difference[1], output_path),
-                        repr(difference[2]),
-                        "give the same value to continue it, another --output_path, or --resume=False to start anew")
-    return True
+                        repr(difference[2]), "give the same value to continue it, another --output_path, or "
+                        "--resume=False to start anew")
+    return True, False
 
 
-def find_start(store, continued, resume, find=None):
-    """What training starts from.
+def _check_resume(output_path, flags, state):
+    """DataError when --resume asks for what is not there; `state` of the run folder: none, unfinished, finished."""
+    resume = flags["resume"]
+    if resume in ("auto", "False"):
+        return
+    if resume == "True":
+        if state != "unfinished":
+            raise DataError(output_path, "an unfinished run, because of --resume=True",
+                            "no %s in it" % FLAGS_FILE if state == "none" else "a finished one",
+                            "give the --output_path of the run to continue, or leave --resume out to train anew")
+        return
+    prefix, source = find_checkpoint(resume)
+    inside = os.path.realpath(prefix).startswith(os.path.realpath(output_path) + os.sep)
+    if inside and state == "finished":
+        raise DataError("--resume", "a checkpoint of another run", "the finished run of --output_path itself",
+                        "give another --output_path to train on from it, or leave --resume out to train anew")
+    newest = find_checkpoint(output_path)[0] if inside else prefix
+    if os.path.realpath(newest) != os.path.realpath(prefix):
+        raise DataError("--resume", "the newest checkpoint of the run in --output_path, %s" % newest, prefix,
+                        "give --resume=True to continue from the newest, or another --output_path")
+    if inside:
+        return
+    check_is_before_end(prefix, source, "step", flags.get("train_steps"))
+    if not flags.get("train_steps"):
+        check_is_before_end(prefix, source, "epoch", flags.get("epochs"))
 
-    Args:
-      store: CheckpointStore of the run.
-      continued: what open_run said.
-      resume: the flag.
-      find: path -> (prefix, state), for --resume=PATH; default find_checkpoint.
-    Returns:
-      (prefix, state): of a run that is continued its newest checkpoint, else the one that --resume=PATH means; None for
-      a start from nothing, and on ranks other than 0.
-    Raises:
-      DataError: PATH holds no checkpoint.
-    """
-    if not is_rank_0():
-        return None
-    store.clean()
-    found = store.newest() if continued else None
-    if found is None and resume.lower() not in ("auto", "true", "false"):
-        found = (find or find_checkpoint)(resume)
-    return found
+
+def check_is_before_end(prefix, state, unit, end):
+    """DataError when a checkpoint to train on from has done as many steps, or epochs, as the new run is to have."""
+    if end and state.get(unit, 0) >= end:
+        raise DataError("--resume", "a checkpoint before %s %g, the end of this run" % (unit, end),
+                        "%s of %s %g" % (prefix, unit, state[unit]), "give a larger --epochs or --train_steps")
 
 
-def is_rank_0():
-    """Whether this process decides about the run folder: it is alone, or rank 0 of several."""
-    return os.environ.get("RANK_ID", "") in ("", "0")
+def _lock(output_path):
+    """The descriptor of this run's lock on its folder: the launcher's, which was handed down, or one of its own."""
+    try:
+        handed_down = int(os.environ.get(LOCK_FD, ""))
+        if os.path.samestat(os.fstat(handed_down), os.stat(output_path)):
+            return handed_down
+    except (ValueError, OSError):
+        pass
+    try:
+        return lock_folder(output_path, wait=False)
+    except OSError as error:
+        raise DataError(output_path, "a run folder that is free", "one that another training uses" if isinstance(
+            error, BlockingIOError) else str(error), "wait for its end, or give another --output_path") from error
 
 
 def is_finished(output_path):
@@ -101,14 +133,16 @@ def is_finished(output_path):
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
+    """The checkpoints of one run, in its folder `name`.
 
     Args:
       output_path: run folder.
+      name: None for what the run's flags say (--name), or "ckpt".
     """
 
-    def __init__(self, output_path):
-        self.folder = os.path.join(output_path, "ckpt")
+    def __init__(self, output_path, name=None):
+        recorded = {} if name else read_json(os.path.join(output_path, FLAGS_FILE)) or {}
+        self.folder = os.path.join(output_path, name or recorded.get("name") or "ckpt")
 
     def save(self, state, write, metric=None):
         """Writes one checkpoint.
@@ -181,68 +215,34 @@ class CheckpointStore:
         return sorted(name for name in os.listdir(self.folder) if name.startswith("step-"))
 
 
-def find_checkpoint(path):
+def find_checkpoint(path, best=False):
     """The checkpoint that a user means by a path.
 
     Args:
-      path: a run folder, its ckpt/, one checkpoint's folder, or a path prefix (.../model).
+      path: a run folder, its folder of checkpoints, one checkpoint's folder, or a path prefix (.../model).
+      best: of a run, the checkpoint that evaluated best instead of the newest.
     Returns:
       (prefix, state); state is {} for a checkpoint that was not written by this package.
     Raises:
-      DataError: there is no whole checkpoint.
+      DataError: there is no whole checkpoint, or none that was evaluated.
     """
-    for run_folder in (path, os.path.dirname(os.path.normpath(path))):
+    path = os.path.normpath(os.path.expanduser(path))
+    for run_folder in (path, os.path.dirname(path)):
         store = CheckpointStore(run_folder)
-        if os.path.normpath(path) in (os.path.normpath(run_folder), os.path.normpath(store.folder)):
-            found = store.newest()
-            if found:
-                return found
-    found = _whole(path)
-    if found:
-        return found
+        if path in (os.path.normpath(run_folder), os.path.normpath(store.folder)):
+            chosen = store.best() if best else store.newest()
+            if chosen:
+                return chosen
+            if best and store.newest():
+                raise DataError(path, "a checkpoint that was evaluated (%s)" % BEST_FILE, "none",
+                                "leave --best out to take the newest")
+    chosen = _whole(path) or (_whole(os.path.dirname(path)) if os.path.basename(path) == PREFIX else None)
+    if chosen:
+        return chosen
     if os.path.exists(path + ".index"):
         return path, read_json(os.path.join(os.path.dirname(path), STATE_FILE)) or {}
     raise DataError(path, "a run folder, its ckpt folder, a checkpoint's folder or a path prefix such as "
                           "ckpt/step-00000500/model", "no whole checkpoint", "train first, or correct the path")
-
-
-def check_variables(stored, expected, where):
-    """Compares a checkpoint's variables with a network's, to fail with a name instead of a stack trace.
-
-    Args:
-      stored, expected: {variable name: shape as list of int}.
-      where: the checkpoint, for the message.
-    Raises:
-      DataError: naming the first variable that is missing or has another shape.
-    """
-    for name in sorted(expected):
-        if list(stored.get(name, [])) != list(expected[name]) or name not in stored:
-            found = "shape %s" % (list(stored[name]),) if name in stored else "no such variable"
-            raise DataError(where, "variable %s of shape %s" % (name, list(expected[name])), found,
-                            "give a checkpoint of this network")
-
-
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag that the loop reads after each step; a second Ctrl-C ends at once.
-
-    Args:
-      ranks: int. Several must stop after the same step, so with them exit_code waits for Runtime.meet.
-    Attributes:
-      asked: 0 while nobody asked this process; 143 after SIGTERM, 130 after Ctrl-C.
-      exit_code: 0 while training goes on, else the code to end with.
-    """
-
-    def __init__(self, ranks=1):
-        self._alone = ranks == 1
-        self.asked = self.exit_code = 0
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, number, _frame):
-        self.asked = 128 + number
-        if self._alone:
-            self.exit_code = self.asked
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _whole(folder):

@@ -5,11 +5,14 @@ Hyphens and underscores are the same, abbreviations are refused, an unknown flag
 name, and a boolean is written --x, --no_x, --x=True or --x=False.
 """
 import argparse
+import collections
 import difflib
 import math
 import os
 import re
 import sys
+
+from common import ranks
 
 # Published spellings of a flag -> ours. A folder that defines the published spelling itself keeps it.
 ALIASES = {
@@ -21,11 +24,22 @@ ALIASES = {
     "--dump_path": "--data_dump_path",
 }
 
-# precision_mode as CANN documents it for session mode; what it means elsewhere: runtime.compute_dtype.
-PRECISION_MODES = (
-    "allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16", "allow_fp32_to_fp16",
-    "allow_fp32_to_bf16", "force_fp16", "force_fp32", "must_keep_origin_dtype", "cube_fp16in_fp32out",
-)
+# What a precision mode means. bfloat16: off Ascend products are computed in it, where the device has it; mixlist: it
+# admits --use_mixlist; float16: gradients may pass through it on Ascend, so that the loss has to be scaled there.
+PrecisionMode = collections.namedtuple("PrecisionMode", "bfloat16 mixlist float16")
+PRECISION_MODES = {  # as CANN documents them for session mode
+    "allow_mix_precision": PrecisionMode(True, True, True),
+    "allow_mix_precision_fp16": PrecisionMode(True, True, True),
+    "allow_mix_precision_bf16": PrecisionMode(True, True, False),
+    "allow_fp32_to_fp16": PrecisionMode(False, False, True),
+    "allow_fp32_to_bf16": PrecisionMode(True, False, False),
+    "force_fp16": PrecisionMode(True, False, True),
+    "force_fp32": PrecisionMode(False, False, False),
+    "must_keep_origin_dtype": PrecisionMode(False, False, False),
+    "cube_fp16in_fp32out": PrecisionMode(False, False, True),
+}
+# Flags of the group "NPU diagnostics" that ask for something.
+NPU_SWITCHES = ("over_dump", "data_dump_flag", "profiling", "use_mixlist", "fusion_off_flag", "autotune")
 
 DUMP_STEPS = "steps and ascending ranges such as 0|5|10-20, at most 100 of them"
 
@@ -150,6 +164,17 @@ def output_path(text):
     return os.path.abspath(os.path.join(os.environ.get("CALLED_FROM") or os.getcwd(), os.path.expanduser(text)))
 
 
+def resume(text):
+    """A flag type: "auto", "True", "False", or the path of something that is there."""
+    if text.lower() in ("auto",) + _TRUE + _FALSE:
+        return "auto" if text.lower() == "auto" else str(boolean(text))
+    path = input_path(text)
+    if not os.path.exists(path) and not os.path.exists(path + ".index"):
+        raise argparse.ArgumentTypeError("found '%s', expected auto, True, False or the path of a run or checkpoint, "
+                                         "and nothing is at %s" % (text, path))
+    return path
+
+
 def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
     """Adds the flags that every folder has, those of add_device_group among them.
 
@@ -176,14 +201,15 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
                      help="epochs between two evaluations; 0 for one at the end only")
     run.add_argument("--save_every", type=integer(1), default=500, metavar="STEPS",
                      help="steps between two checkpoints")
-    run.add_argument("--resume", nargs="?", const="True", default="auto", metavar="auto|True|False|PATH",
+    run.add_argument("--resume", nargs="?", const="True", default="auto", type=resume, metavar="auto|True|False|PATH",
                      help="auto: continue what output_path holds when it is unfinished; True: there must be something "
-                          "to continue; False: start anew (what is there is moved aside); PATH: start from that "
-                          "run's checkpoint")
+                          "to continue; False: start anew (what is there is moved aside); PATH: train on from that "
+                          "run's checkpoint with all that it holds, step and optimizer included, to the longer end "
+                          "that --epochs or --train_steps says")
     run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
     parser.add_bool(run, "--synthetic", False, help="train on random images; needs no data")
     # No flag, but recorded with them: other ranks would read other data, and count other steps an epoch.
-    parser.set_defaults(ranks=os.environ.get("RANK_SIZE") or "1")
+    parser.set_defaults(ranks=ranks.size_text())
     add_device_group(parser, precision_mode)
 
 
@@ -196,7 +222,7 @@ def add_device_group(parser, precision_mode):
     """
     device = parser.add_argument_group("device")
     device.add_argument("--device", choices=("auto", "npu", "gpu", "cpu"), default="auto", help="what to compute on")
-    device.add_argument("--precision_mode", choices=PRECISION_MODES, default=precision_mode,
+    device.add_argument("--precision_mode", choices=list(PRECISION_MODES), default=precision_mode,
                         help="Ascend's precision mode; the mixed modes mean bfloat16 on a CPU that has it")
 
     npu = parser.add_argument_group("NPU diagnostics", "without effect on GPU and CPU, where a [warn] line says so")
@@ -205,10 +231,10 @@ def add_device_group(parser, precision_mode):
     npu.add_argument("--data_dump_step", type=dump_steps, default="10", metavar="STEPS",
                      help="when to dump them: " + DUMP_STEPS)
     npu.add_argument("--data_dump_path", type=input_path,
-                     help="existing folder: dumps go into its overflow_dump/ and data_dump/; default the run folder")
+                     help="existing folder: dumps go into its overflow_dump/ and data_dump/; None: the run folder")
     parser.add_bool(npu, "--profiling", False, help="record a profile")
     npu.add_argument("--profiling_dump_path", type=input_path,
-                     help="existing folder for profiles; default profiling/ in the run folder")
+                     help="existing folder for profiles; None: profiling/ in the run folder")
     parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file; for the modes allow_mix_precision*")
     npu.add_argument("--mixlist_file", type=input_path, help="JSON lists of operators for mixed precision")
     parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")

@@ -12,12 +12,6 @@ import os
 from common import flags
 from common.files import DataError
 
-# Modes that admit a list of operators to lower or not (--use_mixlist).
-MIXED_MODES = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_mix_precision_bf16")
-# Modes in which gradients may pass through float16, so that the loss has to be scaled.
-FLOAT16_MODES = ("allow_mix_precision", "allow_mix_precision_fp16", "allow_fp32_to_fp16", "force_fp16",
-                 "cube_fp16in_fp32out")
-
 Rule = collections.namedtuple("Rule", "expected holds")  # str for messages; function(value of the field's type) -> bool
 Option = collections.namedtuple("Option", "field flag rule")  # field of AttrValue: b, i or s; flag: who sets it
 
@@ -124,8 +118,9 @@ def check(options):
         field, flag, rule = OPTIONS[name]
         if type(value) is not _TYPES[field] or not rule.holds(value):
             raise DataError("%s (%s)" % (flag, name), rule.expected, repr(value), "correct it")
-    if "modify_mixlist" in options and options.get("precision_mode") not in MIXED_MODES:
-        raise DataError("--use_mixlist", "--precision_mode=" + " or ".join(MIXED_MODES),
+    mixed_modes = [name for name, mode in flags.PRECISION_MODES.items() if mode.mixlist]
+    if "modify_mixlist" in options and options.get("precision_mode") not in mixed_modes:
+        raise DataError("--use_mixlist", "--precision_mode=" + " or ".join(mixed_modes),
                         options.get("precision_mode"), "change one of them")
     if options.get("enable_dump") and options.get("enable_dump_debug"):
         raise DataError("enable_dump", "one kind of dump", "enable_dump_debug as well", "set one of them")

@@ -6,11 +6,13 @@ object a line. A value with blanks is written as a JSON string: `[warn] message=
 """
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
 import time
+import traceback
+
+from common.files import DataError
 
 RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn", "fail", "done"
 EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
@@ -39,6 +41,16 @@ def _format_value(key, value):
     return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() or c == '"' for c in text) else text
 
 
+def say(line):
+    """Prints a line over a progress bar; neither an encoding without its characters nor a closed pipe ends the work."""
+    try:
+        text = ("\r\033[K" if sys.stdout.isatty() else "") + line
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:  # nobody reads any more
+        sys.stdout = open(os.devnull, "w")
+
+
 class RunLog:
     """Writes the event lines of one rank.
 
@@ -61,9 +73,8 @@ class RunLog:
         """Prints one event and appends it to metrics.jsonl; numbers also go to TensorBoard as <event>/<key>."""
         if self.rank != 0 and event not in (WARN, FAIL, DONE):
             return
-        terminal_width_cleared = "\r\033[K" if sys.stdout.isatty() else ""
         line = time.strftime("%H:%M:%S ") + format_event(event, fields)
-        print(terminal_width_cleared + line, flush=True)
+        say(line)
         if self._text_file:
             self._text_file.write(line + "\n")
             self._text_file.flush()
@@ -78,12 +89,20 @@ class RunLog:
     def warn(self, message):
         self.event(WARN, message=message)
 
-    def check_finite(self, loss, step, checkpoint):
-        """Raises NonFiniteLoss when the loss is NaN or infinite. `checkpoint` names the newest one, or is None."""
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                "loss at step %d: found %s, expected a finite number; the last whole checkpoint is %s; lower the "
-                "learning rate, or set --precision_mode=force_fp32" % (step, loss, checkpoint or "none yet"))
+    def fail(self, error, step=None):
+        """The [fail] line of an exception; what was not foreseen also leaves its traceback in the log.
+
+        Args:
+          step: the step after which it happened, or None.
+        """
+        lines = [line for line in str(error).strip().split("\n") if line.strip()] or ["no reason given"]
+        message = lines[0] if len(lines) == 1 else "%s %s" % (lines[0], lines[-1])
+        if not isinstance(error, (DataError, NonFiniteLoss, OSError)):
+            traceback.print_exception(type(error), error, error.__traceback__)
+            message = "%s%s: %s" % ("after step %d: " % step if step else "", type(error).__name__, message)
+        elif len(lines) > 1:  # a worker's traceback
+            say("\n".join(lines))
+        self.event(FAIL, message=message)
 
     def close(self):
         for file in (self._file, self._text_file):
@@ -91,10 +110,14 @@ class RunLog:
                 file.close()
 
 
-def fail(output_path, message):
-    """Prints a [fail] line; with a run folder, rank 0 appends it to metrics.jsonl."""
-    rank = os.environ.get("RANK_ID") or "0"
-    RunLog(output_path, int(rank) if rank.isdigit() else 0).event(FAIL, message=message)
+def guarded(function, *args):
+    """A program's exit code: what function(*args) returns, or 1 after a [fail] line that says in a sentence why."""
+    try:
+        return function(*args)
+    except Exception as error:
+        rank = os.environ.get("RANK_ID") or "0"
+        RunLog(rank=int(rank) if rank.isdigit() else 0).fail(error)
+        return 1
 
 
 class Throughput:
@@ -163,9 +186,25 @@ def progress_bar(total, done):
     """A tqdm bar over steps that shows on a terminal only: the launcher's when it handed one down, else stderr."""
     from tqdm import tqdm
     handed_down = os.environ.get(PROGRESS_FD)
-    terminal = os.fdopen(int(handed_down), "w") if handed_down else sys.stderr
+    # Not closed with the bar: the next one needs it, and its number could by then be a checkpoint's.
+    terminal = open(int(handed_down), "w", closefd=False) if handed_down else sys.stderr
     return tqdm(total=total, initial=done, unit="step", file=terminal, disable=None, leave=False, dynamic_ncols=True,
                 mininterval=0.5)
+
+
+class ScalarWriter:
+    """TensorBoard scalars in a folder."""
+
+    def __init__(self, folder):
+        import tensorflow.compat.v1
+        self._tf = tensorflow.compat.v1
+        with self._tf.Graph().as_default():  # this writer has no eager form, the other one needs TensorBoard
+            self._writer = self._tf.summary.FileWriter(folder)
+
+    def scalar(self, name, value, step):
+        """Writes and flushes one value."""
+        self._writer.add_summary(self._tf.Summary(value=[self._tf.Summary.Value(tag=name, simple_value=value)]), step)
+        self._writer.flush()
 
 
 def source_commit():

@@ -14,6 +14,7 @@ import numpy as np
 
 from common import checkpoint, files
 from common.files import DataError
+from common.graph_files import check_variables
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
 _HDF5_OVERHEAD_BYTES = 1000000
@@ -107,7 +108,7 @@ def load_weights(network, path):
                             str(error).strip().split("\n")[0], "give the model.h5 beside it, or another one") from error
         return
     variables = network_variables(network)
-    checkpoint.check_variables({name: list(value.shape) for name, value in found.items()},
+    check_variables({name: list(value.shape) for name, value in found.items()},
                                {name: list(variable.shape) for name, variable in variables.items()}, path)
     for name, variable in variables.items():
         variable.assign(found[name])

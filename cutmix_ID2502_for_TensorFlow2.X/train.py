@@ -13,17 +13,16 @@ README, "Run folder".
 """
 import argparse
 import collections
-import json
 import math
 import os
-import resource
 import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import checkpoint, cifar10, confusion, files, flags, runlog  # noqa: E402
+from common import cifar10, confusion, flags, runlog  # noqa: E402
+from common.run import Run  # noqa: E402
 
 PREVIEW_IMAGES = 32
 
@@ -87,19 +86,19 @@ def load_data(parsed):
     return cifar10.load_cifar10(path) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
 
 
-def learning_rate(step, total_steps, parsed):
+def learning_rate(step, total_steps, warmup_steps, parsed):
     """The rate of a step, an int from 0.
 
-    Args:
-      parsed: namespace with learning_rate (the peak), schedule ("constant", or "cosine": Loshchilov and Hutter 2017,
-        eq. 5, one period, down to 0) and warmup_steps (the rate rises linearly over these; at most half the run).
+    It rises linearly over warmup_steps, at most half the run, then follows parsed.schedule: "constant", or "cosine"
+    (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
     """
-    warmup_steps = min(parsed.warmup_steps, total_steps // 2)
+    warmup_steps = min(warmup_steps, total_steps // 2)
     if step < warmup_steps:
         return parsed.learning_rate * (step + 1) / warmup_steps
     if parsed.schedule == "constant":
         return parsed.learning_rate
-    return parsed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+    done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
+    return parsed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
 
 
 Training = collections.namedtuple("Training", "network optimizer step")
@@ -140,120 +139,49 @@ def build_training(runtime, parsed):
 
 
 def train(parsed):
-    """Runs the training; returns the exit code. Raises DataError and NonFiniteLoss, which main() reports."""
-    # Data, before the run folder is touched
-    started = time.time()
+    """Runs the training; returns the exit code."""
     data = load_data(parsed)
+    with Run(parsed, len(data.train_images)) as run:
+        runtime = run.open_runtime(keras=True)
+        tf = runtime.tf
+        import evaluation
+        import input_pipeline
+        import model_files
+        import resnet
 
-    # Run folder
-    continued = checkpoint.open_run(parsed.output_path, vars(parsed))
-    files.prepare_output_dir(parsed.output_path)
-    store = checkpoint.CheckpointStore(parsed.output_path)
-    restored = checkpoint.find_start(store, continued, parsed.resume)
+        # Network
+        network, optimizer, train_step = build_training(runtime, parsed)
+        standard = resnet.resnet20()  # the same in Keras' own layers and float32, for evaluation and for the files
+        scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
+        if run.restored:
+            model_files.load_weights(network, run.restored[0] + ".h5")
+            model_files.restore_optimizer(run.restored[0], optimizer)
+        variables = network.variables + model_files.optimizer_variables(optimizer)
+        runtime.broadcast(variables)
 
-    # Device
-    from common.runtime import Runtime  # imports TensorFlow, so only once flags and data are known to be right
-    runtime = Runtime(parsed, keras=True)
-    first_step = runtime.of_rank_0(restored[1].get("step", 0) if restored else 0)
-    images_per_step = parsed.batch_size * runtime.ranks
-    steps_per_epoch = len(data.train_images) // images_per_step
-    if steps_per_epoch == 0:
-        raise files.DataError("--batch_size", "at most the %d training images of the data" %
-                                  len(data.train_images), "%d images a step" % images_per_step, "give a smaller one")
-    total_steps = parsed.train_steps or parsed.epochs * steps_per_epoch
+        def save(prefix):
+            model_files.copy_weights(network, standard)
+            model_files.save(prefix, standard, optimizer)
 
-    # Network
-    tf = runtime.tf
-    import evaluation
-    import input_pipeline
-    import model_files
-    import resnet
-    network, optimizer, train_step = build_training(runtime, parsed)
-    standard = resnet.resnet20()  # the same in Keras' own layers and float32, for evaluation and for the files
-    scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
-    if restored:
-        model_files.load_weights(network, restored[0] + ".h5")
-        model_files.restore_optimizer(restored[0], optimizer)
-    state_variables = network.variables + model_files.optimizer_variables(optimizer)
-    runtime.broadcast_variables(state_variables)
-    if runtime.rank == 0:
-        files.write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
-                              json.dumps(vars(parsed), indent=1, sort_keys=True))
-    log = runlog.RunLog(parsed.output_path, runtime.rank, runtime.tensorboard(os.path.join(parsed.output_path, "tb")))
-    log.event(runlog.RUN, model="CutMix", network=resnet.NAME, batch_size=parsed.batch_size,
-              images=len(data.train_images), steps=total_steps, first_step=first_step, seed=parsed.seed,
-              precision_mode=parsed.precision_mode, commit=runlog.source_commit(), parameters=standard.count_params(),
-              **runtime.describe(parsed.learning_rate))
-    for message in runtime.warnings:
-        log.warn(message)
+        def evaluate():
+            model_files.copy_weights(network, standard)
+            images, labels = (part[run.rank::run.ranks] for part in (data.test_images, data.test_labels))
+            predicted = evaluation.predict(scores, images, parsed.eval_static)
+            return dict(images=len(data.test_labels),
+                        **runtime.mean(evaluation.metrics(predicted, labels), len(labels)))
 
-    def save(step, metric=None):
-        runtime.share_statistics(network.variables)
-        if runtime.rank != 0:
-            return None
-        model_files.copy_weights(network, standard)
-        state = {"step": step, "network": resnet.NAME, "wall_sec": before_sec + time.time() - started}
-        path = store.save(state, lambda prefix: model_files.save(prefix, standard, optimizer), metric)
-        log.event(runlog.SAVE, step=step, path=path)
-        return path
-
-    def evaluate_at(step):
-        runtime.share_statistics(network.variables)
-        model_files.copy_weights(network, standard)
-        images, labels = (part[runtime.rank::runtime.ranks] for part in (data.test_images, data.test_labels))
-        predicted = evaluation.predict(scores, images, parsed.eval_static)
-        result = runtime.mean(evaluation.metrics(predicted, labels), len(labels))
-        log.event(runlog.EVAL, step=step, epoch=step / steps_per_epoch, images=len(data.test_labels), **result)
-        return result
-
-    # Loop
-    stop = checkpoint.StopRequest(runtime.ranks)
-    throughput = runlog.Throughput(images_per_step)
-    before_sec = restored[1].get("wall_sec", 0.0) if continued and restored else 0.0
-    newest = restored[0] if restored else None
-    result, recent_losses = None, []
-    bar = runlog.progress_bar(total_steps, first_step)
-    batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, resnet.CLASSES, parsed,
-                                                   first_step, runtime.rank, runtime.ranks))
-    for step in range(first_step + 1, total_steps + 1):  # `step` steps are done when this round ends
-        asked = time.perf_counter()
-        images, labels = next(batches)
-        data_wait_sec = time.perf_counter() - asked
-        rate = learning_rate(step - 1, total_steps, parsed)
-        loss_value, = runtime.meet(stop, train_step(images, labels, tf.constant(rate, tf.float32)))
-        throughput.step(data_wait_sec)
-        recent_losses.append(loss_value)
-        log.check_finite(loss_value, step, newest)
-        bar.update()
-
-        last = step == total_steps
-        epoch_ended = step % steps_per_epoch == 0
-        epoch = step // steps_per_epoch
-        evaluation_due = last or (epoch_ended and parsed.eval_every and epoch % parsed.eval_every == 0)
-        with throughput.paused():
-            if step == first_step + 1 or step % parsed.log_every == 0 or last:
-                log.event(runlog.TRAIN, step=step, epoch=step / steps_per_epoch,
-                          loss=sum(recent_losses) / len(recent_losses), lr=rate,
-                          **throughput.recent(total_steps - step))
-                recent_losses = []
-            if evaluation_due and not stop.exit_code:
-                result = evaluate_at(step)
-                newest = save(step, result["top1"])
-            elif step % parsed.save_every == 0 or stop.exit_code:
-                newest = save(step)
-        if stop.exit_code:
-            return stop.exit_code
-    bar.close()
-
-    if result is None:  # killed between the last checkpoint and its [done] line
-        result = evaluate_at(total_steps)
-    if runtime.rank == 0:
-        model_files.export(tf, os.path.join(parsed.output_path, "export"), standard)
-    checksum = runtime.checksum(state_variables, log)
-    log.event(runlog.DONE, step=total_steps, **throughput.total(runtime.ranks), top1=result["top1"], checksum=checksum,
-              wall_sec=before_sec + time.time() - started,
-              peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")
-    return 0
+        # Loop
+        run.begin(variables, save, evaluate, "top1", state={"network": resnet.NAME}, peak_rate=parsed.learning_rate,
+                  at_end=lambda: model_files.export(tf, os.path.join(parsed.output_path, "export"), standard),
+                  model="CutMix", network=resnet.NAME, parameters=standard.count_params())
+        batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, resnet.CLASSES, parsed,
+                                                       run.first_step, run.rank, run.ranks))
+        for step in run.steps():
+            images, labels = run.wait(batches)
+            lr = learning_rate(step - 1, run.total_steps, parsed.warmup_steps, parsed)
+            loss = train_step(images, labels, tf.constant(lr, tf.float32))
+            run.ended(step, lr, loss=loss)
+    return run.exit_code
 
 
 def evaluate(parsed):
@@ -261,8 +189,8 @@ def evaluate(parsed):
     if parsed.confusion_png:
         confusion.check_can_draw()
     data = load_data(parsed)
-    from common.runtime import Runtime
-    runtime = Runtime(parsed, keras=True)
+    from common.runtime import open_runtime
+    runtime = open_runtime(parsed, keras=True)
     import evaluation
     import model_files
     import resnet
@@ -287,8 +215,8 @@ def evaluate(parsed):
 def write_preview(parsed):
     """--preview: a picture of the first images of a run with these flags; returns 0."""
     data = load_data(parsed)
-    from common.runtime import Runtime
-    Runtime(parsed, keras=True)
+    from common.runtime import open_runtime
+    open_runtime(parsed, keras=True)
     import input_pipeline
     from preview import draw_preview
     shown = argparse.Namespace(**dict(vars(parsed), batch_size=min(PREVIEW_IMAGES, len(data.train_images))))
@@ -301,12 +229,8 @@ def write_preview(parsed):
 
 def main(argv=None):
     parsed = parse_args(argv)
-    try:
-        return write_preview(parsed) if parsed.preview else {"train": train, "evaluate": evaluate}[parsed.mode](parsed)
-    except (files.DataError, runlog.NonFiniteLoss, OSError) as error:
-        begun = parsed.mode == "train" and not parsed.preview and not isinstance(error, files.DataError)
-        runlog.fail(parsed.output_path if begun else None, str(error))
-        return 1
+    program = write_preview if parsed.preview else {"train": train, "evaluate": evaluate}[parsed.mode]
+    return runlog.guarded(program, parsed)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(argv=None):
         ranks = table.servers()[server_id]
         environments = _environments(table, ranks)
         script.find_data(parsed)
-        continued = ranks[0] == 0 and checkpoint.open_run(output_path, vars(parsed))
+        continued, lock = checkpoint.open_run(output_path, vars(parsed)) if ranks[0] == 0 else (False, None)
         files.prepare_output_dir(output_path)
     except files.DataError as error:
         return _refuse(str(error))
@@ -77,7 +77,9 @@ def main(argv=None):
     command = [sys.executable, own.script] + own.flags
     if own.ranks > 1:
         command.append("--output_path=" + output_path)  # whose default depends on the rank's device
-    exit_code, failed, summaries = _run_ranks(command, environments, cores, log_names)
+    if lock is not None:  # rank 0 holds it, too, should this launcher be killed
+        environments[0][checkpoint.LOCK_FD] = str(lock)
+    exit_code, failed, summaries = _run_ranks(command, environments, cores, log_names, lock)
 
     wall_sec = time.time() - started
     if ranks[0] == 0:
@@ -215,9 +217,11 @@ def _spans(ranks):
     return ",".join("%d-%d" % (first, last) if first < last else "%d" % first for first, last in spans)
 
 
-def _run_ranks(command, environments, cores, log_names):
+def _run_ranks(command, environments, cores, log_names, lock):
     """Runs this server's ranks, shows what the first one says, and tells which one failed first.
 
+    Args:
+      lock: descriptor for the first rank to inherit, or None.
     Returns:
       exit_code: int, 0 or that of the first failure.
       failed: index of that rank here, 0 when there is none.
@@ -229,7 +233,7 @@ def _run_ranks(command, environments, cores, log_names):
         offsets = [log.seek(0, os.SEEK_END) for log in logs]
         with _shown(logs[0].fileno(), offsets[0]), _handed_down_terminal(environments[0]) as terminal:
             failed, exit_code = processes.run(command, [
-                processes.Task(environment, log, block, () if index else terminal)
+                processes.Task(environment, log, block, () if index else terminal + (() if lock is None else (lock,)))
                 for index, (environment, log, block) in enumerate(zip(environments, logs, cores))])
         texts = [opened.enter_context(_text_from(log, offset)) for log, offset in zip(logs, offsets)]
         summaries = [logparse.summarize(text) for text in texts]

@@ -6,7 +6,7 @@ import folders
 import pytest
 
 from common.files import DataError
-from common.runtime import Runtime
+from common.runtime import open_runtime
 
 
 def flags_of(tmp_path, *words):
@@ -33,7 +33,7 @@ def test_auto_takes_the_npu_where_the_adapter_fits(adapter, tf, tmp_path):
     parsed = flags_of(tmp_path)
     for wanted, reason in (('auto', '%s is installed'), ('npu', 'asked, by %s')):
         parsed.device = wanted
-        runtime = Runtime(parsed)
+        runtime = open_runtime(parsed)
         assert (runtime.device, runtime.reason) == ('npu', reason % package_of(tf))
     fields = runtime.describe()
     assert fields['device'] == 'npu' and fields['device_reason'] == reason % package_of(tf)
@@ -41,17 +41,17 @@ def test_auto_takes_the_npu_where_the_adapter_fits(adapter, tf, tmp_path):
     imported = folders.of(adapter.events, 'import')
     assert [event['package'] for event in imported] == [package_of(tf)]  # once, and not the other one
     parsed.device = 'cpu'
-    assert Runtime(parsed).device == 'cpu'
+    assert open_runtime(parsed).device == 'cpu'
 
 
 @pytest.mark.smoke
 def test_without_the_package(environment, tf, tmp_path):
     parsed = flags_of(tmp_path)
     parsed.device = 'auto'
-    assert Runtime(parsed).reason == 'no NPU package, no GPU'
+    assert open_runtime(parsed).reason == 'no NPU package, no GPU'
     parsed.device = 'npu'
     with pytest.raises(DataError) as error:
-        Runtime(parsed)
+        open_runtime(parsed)
     if tf.__version__.startswith(('1.15', '2.6')):
         assert 'the package %s for TensorFlow' % package_of(tf) in str(error.value)
         assert "install CANN's TensorFlow adapter" in str(error.value)
@@ -67,12 +67,12 @@ def test_an_adapter_for_another_tensorflow_is_not_taken(environment, tf, tmp_pat
     environment.syspath_prepend(str(tmp_path / 'other'))
     parsed = flags_of(tmp_path)
     parsed.device = 'auto'
-    runtime = Runtime(parsed)
+    runtime = open_runtime(parsed)
     assert runtime.device == 'cpu' and runtime.reason.startswith('%s is not for TensorFlow' % other)
     parsed.device = 'npu'
     said = 'only %s' % other if tf.__version__.startswith(('1.15', '2.6')) else 'expected TensorFlow 1.15 or 2.6'
     with pytest.raises(DataError, match=said):
-        Runtime(parsed)
+        open_runtime(parsed)
 
 
 @pytest.mark.smoke
@@ -89,14 +89,14 @@ def test_a_missing_library_is_no_missing_package(adapter, tf, tmp_path, environm
         parsed = flags_of(tmp_path)
         parsed.device = wanted
         with pytest.raises(DataError) as error:
-            Runtime(parsed)
+            open_runtime(parsed)
         assert 'it is installed, but' in str(error.value) and said in str(error.value)
         assert 'set_env.sh' in str(error.value)
 
 
 @pytest.mark.smoke
 def test_the_environment_is_set_before_the_adapter_is_imported(adapter, tf, tmp_path, eight_ranks):
-    runtime = Runtime(flags_of(tmp_path))
+    runtime = open_runtime(flags_of(tmp_path))
     assert (runtime.rank, runtime.ranks) == (3, 8) and os.environ['JOB_ID']
     assert runtime.session_config().graph_options.rewrite_options.custom_optimizers[0].parameter_map['hcom_parallel'].b
 
@@ -112,24 +112,24 @@ def test_an_environment_that_the_adapter_would_stumble_over(adapter, tmp_path, e
     for name, value in changed.items():
         environment.setenv(name, value)
     with pytest.raises(DataError, match=said):
-        Runtime(flags_of(tmp_path))
+        open_runtime(flags_of(tmp_path))
     assert not folders.of(adapter.events, 'import')
 
 
 @pytest.mark.smoke
 def test_one_rank_does_not_wait_for_the_others_of_a_table(adapter, tmp_path, environment):
     environment.setenv('RANK_TABLE_FILE', str(tmp_path / 'table.json'))
-    runtime = Runtime(flags_of(tmp_path))
+    runtime = open_runtime(flags_of(tmp_path))
     assert 'RANK_TABLE_FILE' not in os.environ and 'RANK_TABLE_FILE' in runtime.warnings[0]
 
 
 @pytest.mark.smoke
 def test_the_line_that_proves_the_npu_is_not_filtered_away(adapter, tf, tmp_path, environment):
     environment.setenv('TF_CPP_MIN_LOG_LEVEL', '2')
-    runtime = Runtime(flags_of(tmp_path))
+    runtime = open_runtime(flags_of(tmp_path))
     assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == '0' and 'TF_CPP_MIN_LOG_LEVEL=2' in runtime.warnings[0]
     parsed = flags_of(tmp_path)
     parsed.device = 'cpu'
     environment.delenv('TF_CPP_MIN_LOG_LEVEL')
-    Runtime(parsed)
+    open_runtime(parsed)
     assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == '2'

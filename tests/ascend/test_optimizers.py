@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common import loss_scale
-from common.runtime import Runtime
+from common.runtime import open_runtime
 
 HUGE = 2.0 ** 120  # times INITIAL_SCALE it is beyond float32's end, after some halvings it is not
 
@@ -14,7 +14,7 @@ def start(tmp_path, *words, **kwargs):
     import os
     parsed = folders.parse(folders.CSPNET, words, tmp_path)
     os.makedirs(parsed.output_path, exist_ok=True)
-    return Runtime(parsed, **kwargs)
+    return open_runtime(parsed, **kwargs)
 
 
 def graph(runtime, slope=1.0):

@@ -7,7 +7,7 @@ import option_table
 import pytest
 
 from common import npu_options
-from common.runtime import Runtime
+from common.runtime import open_runtime
 
 CASES = folders.cases()
 IDS = ['%s %s' % (folder.split('_')[0], option) for folder, option, _ in CASES]
@@ -26,7 +26,7 @@ def test_an_option_reaches_the_adapter(folder, option, case, fakes, tf, tmp_path
         options = npu_options.session_parameters(parsed, case.ranks)
         reached = option_table.eager_options(options)
     elif tf.__version__.startswith(('1.15', '2.6')):
-        config = Runtime(parsed, steps_per_run=folders.steps_per_run(parsed)).session_config()
+        config = open_runtime(parsed, steps_per_run=folders.steps_per_run(parsed)).session_config()
         with tf.Graph().as_default(), tf.Session(config=config) as session:
             session.run(tf.no_op())  # the adapter's checks
         event, = folders.of(fakes.events, 'session')

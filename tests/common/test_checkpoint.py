@@ -78,11 +78,11 @@ def test_no_checkpoint_is_one_sentence(tmp_path):
         checkpoint.find_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize('stored, said', [({}, 'no such variable'), ({'w': [3, 4]}, r'shape \[3, 4\]')])
-def test_another_networks_checkpoint_names_the_variable(stored, said):
-    with pytest.raises(DataError, match=r'variable w of shape \[3, 3\].*' + said):
-        checkpoint.check_variables(stored, {'w': [3, 3]}, 'here')
-    checkpoint.check_variables({'w': [3, 3], 'more': []}, {'w': [3, 3]}, 'here')
+def opened(folder, flags):
+    """Whether open_run continues the run; its lock is let go."""
+    continued, lock = checkpoint.open_run(folder, flags)
+    os.close(lock)
+    return continued
 
 
 def a_run(tmp_path, finished):
@@ -95,7 +95,7 @@ def a_run(tmp_path, finished):
 
 def test_an_unfinished_run_is_continued_when_the_flags_agree(tmp_path):
     folder = a_run(tmp_path, finished=False)
-    assert checkpoint.open_run(folder, {'seed': 0, 'resume': 'auto', 'log_every': 5}) is True
+    assert opened(folder, {'seed': 0, 'resume': 'auto', 'log_every': 5}) is True
     with pytest.raises(DataError, match='--seed: expected 0 as in the unfinished run.*found 1'):
         checkpoint.open_run(folder, {'seed': 1, 'resume': 'auto', 'log_every': 1})
     assert os.listdir(str(tmp_path)) == ['0']
@@ -105,8 +105,8 @@ def test_an_unfinished_run_is_continued_when_the_flags_agree(tmp_path):
 def test_what_is_not_continued_is_moved_aside(tmp_path, finished, resume):
     folder = a_run(tmp_path, finished)
     (tmp_path / '0.1').mkdir()
-    assert checkpoint.open_run(folder, {'seed': 5, 'resume': resume}) is False
-    assert sorted(os.listdir(str(tmp_path))) == ['0.1', '0.2']
+    assert opened(folder, {'seed': 5, 'resume': resume}) is False
+    assert sorted(os.listdir(str(tmp_path))) == ['0', '0.1', '0.2'] and not os.listdir(folder)
     assert sorted(os.listdir(str(tmp_path / '0.2'))) == ['flags.json', 'metrics.jsonl']
 
 
@@ -121,5 +121,63 @@ def test_resume_true_needs_something_to_continue(tmp_path):
 
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
     (tmp_path / 'precious.txt').write_text('x')
-    assert checkpoint.open_run(str(tmp_path), {'resume': 'auto'}) is False
+    assert opened(str(tmp_path), {'resume': 'auto'}) is False
     assert os.listdir(str(tmp_path)) == ['precious.txt']
+
+
+def test_a_run_folder_is_for_one_training_at_a_time(tmp_path, monkeypatch):
+    folder = a_run(tmp_path, finished=False)
+    flags = {'seed': 0, 'resume': 'auto', 'log_every': 1}
+    _, lock = checkpoint.open_run(folder, flags)
+    with pytest.raises(DataError, match='a run folder that is free; found one that another training uses'):
+        checkpoint.open_run(folder, flags)
+    monkeypatch.setenv(checkpoint.LOCK_FD, str(lock))  # as a launcher's rank
+    assert checkpoint.open_run(folder, flags) == (True, lock)
+    os.close(lock)
+    assert opened(folder, flags) is True  # the number handed down means nothing any more
+
+
+def another_run(tmp_path, step, epoch):
+    store = checkpoint.CheckpointStore(str(tmp_path / 'other'))
+    store.save({'step': step, 'epoch': epoch}, lambda prefix: open(prefix + '.data', 'w').close())
+    return str(tmp_path / 'other')
+
+
+@pytest.mark.parametrize('end, refused', [({'train_steps': 8}, 'step 8'), ({'train_steps': 6}, 'step 6'),
+                                          ({'epochs': 2}, 'epoch 2'), ({'train_steps': 9, 'epochs': 1}, None),
+                                          ({'epochs': 3}, None)])
+def test_a_run_trains_on_from_another_only_to_a_later_end(tmp_path, end, refused):
+    folder, source = a_run(tmp_path, finished=True), another_run(tmp_path, 8, 2.0)
+    flags = dict({'seed': 0, 'resume': source, 'train_steps': None}, **end)
+    if refused:
+        with pytest.raises(DataError, match='a checkpoint before %s, the end of this run' % refused):
+            checkpoint.open_run(folder, flags)
+        assert sorted(os.listdir(str(tmp_path))) == ['0', 'other']
+    else:
+        assert opened(folder, flags) is False
+        assert sorted(os.listdir(str(tmp_path))) == ['0', '0.1', 'other']
+
+
+def test_a_run_is_not_trained_on_from_itself_unless_it_is_unfinished(tmp_path):
+    folder = a_run(tmp_path, finished=True)
+    first, second = (save(checkpoint.CheckpointStore(folder), step) for step in (1, 2))
+    for resume in (folder, second):
+        with pytest.raises(DataError, match='found the finished run of --output_path itself'):
+            checkpoint.open_run(folder, {'seed': 0, 'resume': resume})
+    assert os.listdir(str(tmp_path)) == ['0']
+    (tmp_path / '0' / 'metrics.jsonl').write_text('')
+    flags = {'seed': 0, 'log_every': 1, 'train_steps': None}
+    (tmp_path / '0' / 'flags.json').write_text(json.dumps(flags))
+    assert opened(folder, dict(flags, resume=second)) is True
+    with pytest.raises(DataError, match='the newest checkpoint of the run'):
+        checkpoint.open_run(folder, dict(flags, resume=first))
+
+
+def test_best_needs_an_evaluated_checkpoint(tmp_path):
+    store = checkpoint.CheckpointStore(str(tmp_path))
+    save(store, 1)
+    with pytest.raises(DataError, match='a checkpoint that was evaluated'):
+        checkpoint.find_checkpoint(str(tmp_path), best=True)
+    save(store, 2, metric=0.5)
+    save(store, 3, metric=0.4)
+    assert checkpoint.find_checkpoint(str(tmp_path), best=True)[1]['step'] == 2

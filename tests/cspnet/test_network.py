@@ -12,7 +12,7 @@ tf = pytest.importorskip('tensorflow.compat.v1')
 tf.disable_v2_behavior()
 
 from common import cifar10, flags  # noqa: E402
-from common.runtime import Runtime  # noqa: E402
+from common.runtime import open_runtime  # noqa: E402
 from models import cspdarknet53, layers  # noqa: E402
 
 pytestmark = pytest.mark.smoke
@@ -93,7 +93,7 @@ def test_a_convolution_is_the_librarys_with_a_full_kernel(height_px, stride):
 def test_mish_and_its_gradient(fused):
     parser = flags.Parser(prog='train.py')
     flags.add_device_group(parser, 'force_fp32')
-    fuse = Runtime(parser.parse_args(['--device=cpu'])).fuse if fused else lambda function: function
+    fuse = open_runtime(parser.parse_args(['--device=cpu'])).fuse if fused else lambda function: function
     values = np.array([-100, -30, -5, -1.2, -1e-3, 0, 1e-3, 0.7, 5, 19.9, 20.1, 100], np.float32)
     x = tf.constant(values)
     y = layers.make_mish(fuse)(x)

@@ -17,7 +17,7 @@ import model_files  # noqa: E402
 import resnet  # noqa: E402
 import train  # noqa: E402
 from common import cifar10, files  # noqa: E402
-from common.runtime import Runtime  # noqa: E402
+from common.runtime import open_runtime  # noqa: E402
 
 pytestmark = pytest.mark.smoke
 
@@ -28,7 +28,7 @@ def images_of(count, seed=0):
 
 @pytest.fixture(scope='module')
 def runtime():
-    return Runtime(train.parse_args(['--precision_mode=force_fp32', '--device=cpu']), keras=True)
+    return open_runtime(train.parse_args(['--precision_mode=force_fp32', '--device=cpu']), keras=True)
 
 
 def training_of(runtime, *words):

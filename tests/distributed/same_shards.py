@@ -15,11 +15,11 @@ def main(folder, output):
     import numpy as np
 
     import train
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     keras = hasattr(train, 'build_training')
     parsed = train.parse_args(['--synthetic', '--batch_size=%d' % BATCH_SIZE, '--precision_mode=force_fp32',
                                '--device=cpu'])
-    runtime = Runtime(parsed, keras=keras)
+    runtime = open_runtime(parsed, keras=keras)
     random = np.random.RandomState(0)
     image_px = 224 if 'Shuffle' in folder else 32
     images = random.randint(0, 256, [BATCH_SIZE, image_px, image_px, 3]).astype(np.uint8)
@@ -27,7 +27,7 @@ def main(folder, output):
     if keras:
         training = train.build_training(runtime, parsed)
         variables = training.network.variables
-        runtime.broadcast_variables(variables)
+        runtime.broadcast(variables)
         for _ in range(STEPS):
             training.step(images, np.eye(10, dtype=np.float32)[labels], runtime.tf.constant(RATE))
         runtime.share_statistics(variables)
@@ -38,13 +38,13 @@ def main(folder, output):
         graph = train.build_graph(runtime, parsed, *data)
         session = runtime.open_session()
         session.run(runtime.tf.global_variables_initializer())
-        runtime.broadcast(session)
+        runtime.broadcast(runtime.tf.global_variables())
         for _ in range(STEPS):
             session.run(graph.update, {graph.images: images, graph.labels: labels, graph.rate: RATE})
         variables = runtime.tf.global_variables()
         runtime.share_statistics(variables)
         values = session.run(variables)
-    runtime.total([0])  # all are here: nobody's peer is gone before it has its sums
+    runtime.all_sum([0])  # all are here: nobody's peer is gone before it has its sums
     if runtime.rank == 0:
         np.savez(output, *values)
 

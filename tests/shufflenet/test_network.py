@@ -16,7 +16,7 @@ import architecture  # noqa: E402
 import eval as evaluation  # noqa: E402
 import model  # noqa: E402
 from common import files, flags  # noqa: E402
-from common.runtime import Runtime  # noqa: E402
+from common.runtime import open_runtime  # noqa: E402
 
 smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well
 IMAGENETTE = os.path.join(ROOT, '..', 'shared', 'data', 'imagenette224')
@@ -32,7 +32,7 @@ def fresh_graph():
 def runtime():
     parser = flags.Parser(prog='train.py')
     flags.add_device_group(parser, 'force_fp32')
-    return Runtime(parser.parse_args(['--device=cpu']))
+    return open_runtime(parser.parse_args(['--device=cpu']))
 
 
 def seeded_values():

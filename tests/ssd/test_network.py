@@ -17,7 +17,7 @@ import ssdvgg  # noqa: E402
 import weights  # noqa: E402
 from common import flags  # noqa: E402
 from common.files import DataError  # noqa: E402
-from common.runtime import Runtime  # noqa: E402
+from common.runtime import open_runtime  # noqa: E402
 
 smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well
 VGG300, VGG512 = ssdutils.PRESETS['vgg300'], ssdutils.PRESETS['vgg512']
@@ -33,7 +33,7 @@ def fresh_graph():
 def runtime():
     parser = flags.Parser(prog='train.py')
     flags.add_device_group(parser, 'force_fp32')
-    return Runtime(parser.parse_args(['--device=cpu']))
+    return open_runtime(parser.parse_args(['--device=cpu']))
 
 
 def vgg_shapes():

@@ -361,11 +361,11 @@ def test_synthetic_with_adam_clipping_and_cosine(tmp_path, toy):
 
 def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(toy):
     """One plain step (no momentum yet, rate 1) moves each weight by minus its gradient."""
-    from common.runtime import Runtime
+    from common.runtime import open_runtime
     moves = []
     for words in ([], ['--weight_decay=0.5'], ['--clip_norm=0.125']):
         parsed = train.parse_args(TINY + ['--synthetic', '--weight_decay=0', '--device=cpu'] + words)
-        runtime = Runtime(parsed)
+        runtime = open_runtime(parsed)
         graph = train.build_graph(runtime, parsed, train.SYNTHETIC_CLASSES, False)
         batch = train.synthetic_batch(parsed)
         variables = {variable.op.name: variable for variable in runtime.tf.trainable_variables()}

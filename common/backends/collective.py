@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over the ranks of a CPU or GPU run by TensorFlow's own collectives: NCCL on GPUs, a ring over gRPC on CPUs.
+"""Several ranks on CPUs or GPUs: sums by TensorFlow's own collectives, NCCL on GPUs, a ring over gRPC on CPUs.
 
-MultiWorkerMirroredStrategy reduces; who takes part is in TF_CONFIG, which launcher.launch sets. Variables remain each
+MultiWorkerMirroredStrategy reduces; who takes part is in TF_CONFIG, which the launcher sets. Variables remain each
 rank's own: they start equal and equal, averaged gradients change them.
 """
 import functools
@@ -9,6 +9,7 @@ import json
 import os
 import re
 
+from common.backends.local import Local
 from common.files import DataError
 
 BYTES_PER_PACK = 32 << 20  # of gradients reduced at a time: many small reductions cost more than the bytes
@@ -22,33 +23,30 @@ class RankLost(OSError):
     """Another rank ended or does not answer, so that this one cannot go on."""
 
 
-class Collectives:
-    """This rank's way to the others. Make it before anything else of TensorFlow is used.
+class Collective(Local):
+    """One of several ranks. Make it before anything else of TensorFlow is used.
 
-    Args:
-      tf: tensorflow.compat.v1; for Keras TensorFlow 2.
-      rank, ranks: int.
-      config: ConfigProto of the sessions; None for eager TensorFlow.
-    Attributes:
-      ranks_here: how many ranks this server has.
     Raises:
       DataError: TF_CONFIG does not say who takes part, or this rank cannot listen at its address.
     """
 
-    def __init__(self, tf, rank, ranks, config=None):
-        self._tf, self.rank, self.ranks = tf, rank, ranks
-        workers = _workers(rank, ranks)
-        self.ranks_here = [_host(worker) for worker in workers].count(_host(workers[rank]))
+    def __init__(self, tf, *args, **kwargs):
+        super().__init__(tf, *args, **kwargs)
+        workers = _workers(self.rank, self.ranks)
+        here, cores = [_host(worker) for worker in workers].count(_host(workers[self.rank])), os.cpu_count() or 1
+        if self.device == "cpu" and here > cores:
+            self.warnings.append("%d ranks share %d core(s): this shows that it works, not how fast it could be" % (
+                here, cores))
         try:
-            self._start(workers, config)
+            self._start(workers)
         except (tf.errors.OpError, RuntimeError) as error:
-            raise DataError(workers[rank], "an address of this machine with a port that is free",
+            raise DataError(workers[self.rank], "an address of this machine with a port that is free",
                             str(error).split("\n")[0], "end what uses it, or give the table another host_port or "
                             "HCCL_IF_BASE_PORT") from error
 
-    def _start(self, workers, config):
+    def _start(self, workers):
         import tensorflow
-        tf, distribute = self._tf, tensorflow.distribute
+        tf, distribute = self.tf, tensorflow.distribute
         if hasattr(distribute.experimental, "CommunicationOptions"):
             options = distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK,
                                                                    timeout_seconds=float(TIMEOUT_SEC))
@@ -57,37 +55,28 @@ class Collectives:
         else:  # TensorFlow 1.15, which waits for a lost rank for ever; the launcher ends it
             strategy = distribute.experimental.MultiWorkerMirroredStrategy()
             self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce, tf)
-        if config is not None:
-            self._config = strategy.update_config_proto(config)
+        if not self.eager:
+            self._config = strategy.update_config_proto(self.session_config())
             self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=self.rank,
                                                 protocol="grpc", config=self._config)
 
-    def open_session(self):
-        """A session of this rank; a lost rank ends its run() with RankLost."""
-        tf, rank = self._tf, self.rank
+    def _make_session(self):
+        tf, rank = self.tf, self.rank
 
         class Session(tf.Session):
             run = _naming_lost_ranks(tf, rank, tf.Session.run)
 
         return Session(self._server.target, config=self._config)
 
-    def enter_graph(self):
-        """To be called outside control_dependencies before the default graph's first sum.
-
-        That makes the graph's stacks of contexts each thread's own. Within such a context the change would leave it
-        open for ever, and all later operations would wait for its.
-        """
+    def wrap_optimizer(self, optimizer):
+        # Outside control_dependencies before the graph's first sum: that makes the graph's stacks of contexts each
+        # thread's own. Within such a context the change would leave it open for ever, and all later operations would
+        # wait for its.
         self._in_replica(lambda: None)
+        return _AveragedGradients(optimizer, self.mean_gradients)
 
-    def sum(self, tensors):
-        """Sums over all ranks, which must build, and run, the same ones in the same order.
-
-        Args:
-          tensors: list of tensors, of a graph or in a tf.function.
-        Returns:
-          list of tensors.
-        """
-        tf, sums = self._tf, {}
+    def sum_tensors(self, tensors):
+        tf, sums = self.tf, {}
         for dtype in sorted({tensor.dtype.base_dtype.name for tensor in tensors}):  # packed, so one type at a time
             places = [place for place, tensor in enumerate(tensors) if tensor.dtype.base_dtype.name == dtype]
             chosen = [tensors[place] for place in places] + [tf.zeros([_CHUNK_VALUES * self.ranks], dtype)]
@@ -95,11 +84,10 @@ class Collectives:
         return [sums[place] for place in range(len(tensors))]
 
     def naming_lost_ranks(self, function):
-        """The function, raising RankLost where TensorFlow's error means it."""
-        return _naming_lost_ranks(self._tf, self.rank, function)
+        return _naming_lost_ranks(self.tf, self.rank, function)
 
 
-class AveragedGradients:
+class _AveragedGradients:
     """A graph's optimizer whose compute_gradients gives the mean over ranks."""
 
     def __init__(self, optimizer, mean):

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph's variables on disk: restored, saved, exported. For models that run in sessions."""
+import os
+
+from common.files import DataError
+
+SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
+
+
+def stored_shapes(tf, prefix):
+    """{variable name: shape as list of int} of a checkpoint; DataError when it is none."""
+    try:
+        return dict(tf.train.list_variables(prefix))
+    except (tf.errors.OpError, ValueError, IndexError) as error:  # TensorFlow 2 gives the last for a short file
+        raise _not_whole(prefix, error) from error
+
+
+def _not_whole(prefix, error):
+    return DataError(prefix, "a whole TensorFlow checkpoint", str(error).split("\n")[0], "give another one")
+
+
+def check_variables(stored, expected, where):
+    """Compares a checkpoint's variables with a network's, to fail with a name instead of a stack trace.
+
+    Args:
+      stored, expected: {variable name: shape as list of int}.
+      where: the checkpoint, for the message.
+    Raises:
+      DataError: naming the first variable that is missing or has another shape.
+    """
+    for name in sorted(expected):
+        if name not in stored or list(stored[name]) != list(expected[name]):
+            there = "shape %s" % (list(stored[name]),) if name in stored else "no such variable"
+            raise DataError(where, "variable %s of shape %s" % (name, list(expected[name])), there,
+                            "give a checkpoint of this network")
+
+
+def restore(tf, session, prefix, variables=None, may_be_missing=()):
+    """Gives variables of the current graph their values in a checkpoint.
+
+    Args:
+      tf: tensorflow.compat.v1.
+      variables: {name in the checkpoint: variable}; None for all of the graph, by their own names.
+      may_be_missing: names that are left as they are when the checkpoint has none.
+    Raises:
+      DataError: the checkpoint is not whole, or of another network: names the first variable that differs.
+    """
+    stored = stored_shapes(tf, prefix)
+    if variables is None:
+        variables = {variable.op.name: variable for variable in tf.global_variables()}
+    wanted = {name: variable for name, variable in variables.items() if name in stored or name not in may_be_missing}
+    check_variables(stored, {name: variable.shape.as_list() for name, variable in wanted.items()}, prefix)
+    try:
+        tf.train.Saver(wanted).restore(session, prefix)
+    except (tf.errors.OpError, ValueError) as error:
+        raise _not_whole(prefix, error) from error
+
+
+def save(tf, saver, session, prefix):
+    """Writes a checkpoint; a full disk and other trouble in TensorFlow's writer become OSError."""
+    try:
+        saver.save(session, prefix, write_meta_graph=False, write_state=False)
+    except (tf.errors.OpError, ValueError) as error:
+        reason = "a full disk" if "No space left" in str(error) else "%s: %s" % (type(error).__name__, error)
+        raise OSError("%s: expected to write a checkpoint; found %s; the last whole one is untouched: free some space "
+                      "and give the same command again" % (prefix, " ".join(reason.split()))) from error
+
+
+def export(tf, session, folder, inputs, outputs):
+    """Writes the current graph as SAVED_MODEL and FROZEN_GRAPH of a folder.
+
+    Args:
+      inputs, outputs: {name in the signature: tensor}.
+    """
+    os.makedirs(folder, exist_ok=True)
+    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
+    signature = tf.saved_model.build_signature_def(
+        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in inputs.items()},
+        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in outputs.items()},
+        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
+    builder.add_meta_graph_and_variables(
+        session, [tf.saved_model.tag_constants.SERVING],
+        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
+    builder.save()
+    frozen = tf.graph_util.convert_variables_to_constants(
+        session, tf.get_default_graph().as_graph_def(), [tensor.op.name for tensor in outputs.values()])
+    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
+        file.write(frozen.SerializeToString())
+    for name in (SAVED_MODEL, FROZEN_GRAPH):
+        print("exported: %s" % os.path.join(folder, name))
