@@ -255,6 +255,8 @@ def train(parsed):
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
         runtime.broadcast(tf.global_variables())
         update = runtime.looped(session, graph.update)
+        if graph.next_batch:
+            session.run(graph.next_batch[1])
 
         def evaluate():
             import model
@@ -291,8 +293,6 @@ def run_session(tf, session, fetches, feed, shards):
 
 def training_batches(parsed, tf, session, graph, shards):
     """Yields images and labels for the placeholders of a graph that is fed."""
-    if graph.next_batch:
-        session.run(graph.next_batch[1])
     batch = synthetic_batch(parsed)
     while graph.is_fed:
         yield batch if shards is None else run_session(tf, session, graph.next_batch[0], None, shards)

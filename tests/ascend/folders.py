@@ -115,7 +115,7 @@ def script_flags(folder, script):
     """(train.py's flags in a launch script, its number of ranks)."""
     with open(os.path.join(ROOT, folder, 'test', script)) as file:
         text = file.read().replace('\\\n', ' ').replace('"$ranks"', '8')
-    command = re.search(r'common\.launch (.*?) train\.py (.*?)"\$@"', text, re.S)
+    command = re.search(r'-m launcher (.*?) train\.py (.*?)"\$@"', text, re.S)
     ranks = re.search(r'--ranks=(\d+)', command.group(1))
     return shlex.split(command.group(2)), int(ranks.group(1)) if ranks else 1
 

@@ -25,11 +25,11 @@ def test_one_file_names_the_packages():
             text = file.read()
         if 'npu_bridge' in text or 'npu_device' in text:
             found.add(os.path.relpath(path, folders.ROOT))
-    assert found == {os.path.join('common', 'runtime.py')}
+    assert found == {os.path.join('common', 'backends', 'npu.py')}
 
 
 def test_importing_the_runtime_imports_no_adapter_and_no_tensorflow():
-    code = 'import sys, common.runtime, common.npu_options, common.loss_scale; print(sorted(sys.modules))'
+    code = 'import sys, common.runtime, common.npu_options, common.backends.npu, common.run; print(sorted(sys.modules))'
     environment = dict(os.environ, PYTHONPATH=folders.FAKES)
     said = subprocess.run([sys.executable, '-c', code], cwd=folders.ROOT, env=environment, stdout=subprocess.PIPE,
                           check=True).stdout.decode()

@@ -4,7 +4,8 @@ import folders
 import numpy as np
 import pytest
 
-from common import loss_scale
+from common import graph_files
+from common.backends import npu
 from common.runtime import open_runtime
 
 HUGE = 2.0 ** 120  # times INITIAL_SCALE it is beyond float32's end, after some halvings it is not
@@ -31,7 +32,7 @@ def graph(runtime, slope=1.0):
 
 
 def open_session(runtime):
-    session = runtime.tf.Session(config=runtime.session_config())
+    session = runtime.open_session()
     session.run(runtime.tf.global_variables_initializer())
     return session
 
@@ -54,7 +55,7 @@ def test_loss_scaling_stands_around_the_distributed_wrapper(mode, ranks, adapter
             assert found[0]['kind'] == 'NPULossScaleOptimizer'
             assert found[0]['around'] == ('a distributed optimizer' if ranks > 1 else None)
             manager, = folders.of(adapter.events, 'manager')
-            assert manager == {'event': 'manager', 'initial': loss_scale.INITIAL_SCALE, 'patience': 1, 'down': 0.5}
+            assert manager == {'event': 'manager', 'initial': npu.INITIAL_SCALE, 'patience': 1, 'down': 0.5}
         else:
             assert found[0]['kind'] == 'NPUOptimizer' and found[0]['is_loss_scale'] is True
     averaged_outside = ranks > 1 and not (scales and tf.__version__.startswith('2.'))
@@ -84,13 +85,13 @@ def test_an_overflow_skips_the_step_and_costs_no_dozens(inf_nan, adapter, tf, tm
             assert skipped <= 12
         assert skipped > 1 and np.isfinite(session.run(weights)).all()
         scale = [v for v in tf.global_variables() if v.op.name == 'loss_scale'][0]
-        assert session.run(scale) == loss_scale.INITIAL_SCALE / 2 ** (skipped - 1)
+        assert session.run(scale) == npu.INITIAL_SCALE / 2 ** (skipped - 1)
 
 
 @pytest.mark.smoke
 def test_the_scale_moves(tf, monkeypatch):
-    monkeypatch.setattr(loss_scale, 'GROWTH_STEPS', 3)
-    manager = loss_scale.DynamicLossScale(tf)
+    monkeypatch.setattr(npu, 'GROWTH_STEPS', 3)
+    manager = npu.DynamicLossScale(tf)
     finite = tf.placeholder(tf.bool, [])
     read, update = manager.get_loss_scale(), manager.update_loss_scale(finite)
     with tf.Session() as session:
@@ -104,7 +105,7 @@ def test_the_scale_moves(tf, monkeypatch):
         assert after(False) == 2048 and after(True, True) == 2048  # the count begins anew
         assert after(True) == 4096 and after(True, True, True) == 8192
         assert after(*[False] * 20) == 1
-        assert after(*[True] * 90) == loss_scale.LARGEST_SCALE
+        assert after(*[True] * 90) == npu.LARGEST_SCALE
     assert sorted(v.op.name for v in tf.global_variables()) == ['good_steps', 'loss_scale']
 
 
@@ -115,7 +116,7 @@ def test_every_variable_is_broadcast_and_assigned(adapter, tf, tmp_path, eight_r
     adapter.roots_value[0] = lambda tensor: tensor + 5
     with open_session(runtime) as session:
         before = {v.op.name: session.run(v) for v in tf.global_variables()}
-        runtime.broadcast(session)
+        runtime.broadcast(tf.global_variables())
         after = {v.op.name: session.run(v) for v in tf.global_variables()}
     broadcast = folders.of(adapter.events, 'broadcast')
     assert [event['variables'] for event in broadcast] == [[v.op.name] for v in tf.global_variables()]
@@ -126,10 +127,11 @@ def test_every_variable_is_broadcast_and_assigned(adapter, tf, tmp_path, eight_r
 
 
 @pytest.mark.smoke
-def test_one_rank_broadcasts_nothing(adapter, tmp_path):
+def test_one_rank_broadcasts_nothing(adapter, tf, tmp_path):
     runtime = start(tmp_path)
     graph(runtime)
-    runtime.broadcast(open_session(runtime))
+    open_session(runtime)
+    runtime.broadcast(tf.global_variables())
     assert not folders.of(adapter.events, 'broadcast') and not folders.of(adapter.events, 'distributed')
 
 
@@ -158,19 +160,19 @@ def test_checkpoints_go_both_ways_between_scaled_and_unscaled_runs(adapter, tf, 
         saver, prefix = tf.train.Saver(max_to_keep=0), str(tmp_path / ('%s-%d' % (mode, steps)))
         with open_session(runtime) as session:
             if restored:
-                runtime.restore(saver, session, restored)
+                graph_files.restore(tf, session, restored, may_be_missing=runtime.may_be_missing)
             scale = [session.run(v) for v in tf.global_variables() if v.op.name == 'loss_scale']
             for _ in range(steps):
                 session.run(update)
-            runtime.save(saver, session, prefix)
+            graph_files.save(tf, saver, session, prefix)
             return prefix, session.run([weights, step]), scale
 
     plain, (after_two, _), _ = checkpoint('force_fp32', 2)
     scaled, (after_four, step), scale = checkpoint('force_fp16', 2, restored=plain)
-    assert step == 4 and scale == [loss_scale.INITIAL_SCALE]
+    assert step == 4 and scale == [npu.INITIAL_SCALE]
     assert not np.array_equal(after_two, after_four)
     _, (weights, step), _ = checkpoint('force_fp32', 0, restored=scaled)
     assert step == 4
     np.testing.assert_array_equal(weights, after_four)
     _, (weights, step), scale = checkpoint('force_fp16', 1, restored=scaled)
-    assert step == 5 and scale == [loss_scale.INITIAL_SCALE]
+    assert step == 5 and scale == [npu.INITIAL_SCALE]

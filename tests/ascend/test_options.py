@@ -6,7 +6,7 @@ import folders
 import option_table
 import pytest
 
-from common import npu_options
+from common import flags, npu_options
 from common.runtime import open_runtime
 
 CASES = folders.cases()
@@ -57,8 +57,9 @@ def test_the_table_in_the_document_is_what_the_options_reach():
 def test_the_fields_are_the_contracts(fakes):
     assert {name: option.field for name, option in npu_options.OPTIONS.items()} == {
         name: fakes.FIELDS[name] for name in npu_options.OPTIONS}
-    assert set(npu_options.flags.PRECISION_MODES) == set(fakes.PRECISION_MODES)
-    assert set(npu_options.MIXED_MODES) == set(fakes.MIXED) & set(fakes.PRECISION_MODES)
+    assert set(flags.PRECISION_MODES) == set(fakes.PRECISION_MODES)
+    assert {name for name, mode in flags.PRECISION_MODES.items() if mode.mixlist} == (
+        set(fakes.MIXED) & set(fakes.PRECISION_MODES))
 
 
 def test_a_value_in_another_field_would_be_noticed_here(fakes, tf):

@@ -62,6 +62,18 @@ def test_the_documented_defaults():
     assert parsed.precision_mode == 'allow_mix_precision' and parsed.resume == 'auto'
 
 
+def test_the_rate_rises_then_falls():
+    def rates(schedule, total=100, warmup_steps=10):
+        parsed = train.parse_args(['--LEARNING_RATE=0.5', '--schedule=' + schedule])
+        return [train.learning_rate(step, total, warmup_steps, parsed) for step in range(total)]
+    cosine = rates('cosine')
+    assert cosine[0] == pytest.approx(0.05) and cosine[9] == pytest.approx(0.5)
+    assert cosine[55] == pytest.approx(0.25) and cosine[99] < 0.001
+    assert cosine[10:] == sorted(cosine[10:], reverse=True)
+    assert rates('constant')[10:] == [0.5] * 90
+    assert rates('cosine', 1, 500) == [0.5]  # a run shorter than its warm-up still trains
+
+
 def test_every_documented_flag_is_accepted():
     parsed = train.parse_args(
         '--MOMENTUM=0.8 --LAMBDA=1e-4 --LEARNING_RATE=0.1 --epochs=3 --batch_size=4 --SUMMARY=s --output_path=o '

@@ -80,6 +80,18 @@ def shards(drawn, tmp_path_factory):
 # Flags
 
 @smoke
+def test_the_rate_rises_then_falls():
+    def rates(decay, total=110, warmup_steps=10):
+        parsed = train.parse_args(['--lr=0.5', '--decay=' + decay])
+        return [train.learning_rate(step, total, warmup_steps, parsed) for step in range(total)]
+    linear, cosine = rates('linear'), rates('cosine')
+    assert linear[0] == pytest.approx(0.05) and linear[9] == pytest.approx(0.5)
+    assert linear[60] == pytest.approx(0.25, abs=1e-5) and linear[109] == pytest.approx(0.005, abs=1e-5)
+    assert cosine[60] == pytest.approx(0.25) and cosine[109] < 0.001 and cosine[30] > linear[30]
+    assert rates('cosine', 1, 500) == [0.5]  # a run shorter than its warm-up still trains
+
+
+@smoke
 def test_the_documented_defaults():
     parsed = train.parse_args([])
     assert (parsed.batch_size, parsed.epochs, parsed.num_classes, parsed.lr, parsed.warmup_epochs) == (

@@ -177,13 +177,14 @@ def test_importing_has_no_effect_and_help_needs_no_tensorflow():
 def test_the_rate():
     def rates(words, steps, total=100):
         parsed = train.parse_args(words.split())
-        return [train.learning_rate(step, total, parsed) for step in steps]
+        return [train.learning_rate(step, total, parsed.warmup_steps, parsed) for step in steps]
     assert rates('--lr-values=0.3;0.2;0.1 --lr-boundaries=10;20', [0, 9, 10, 19, 20]) == [0.3, 0.3, 0.2, 0.2, 0.1]
     assert rates('', [319999, 320000, 400000]) == [0.00075, 0.0001, 0.00001]
     warmed = rates('--warmup_steps=4 --lr-values=0.4 --lr-boundaries=', [0, 1, 3, 4])
     assert warmed == pytest.approx([0.1, 0.2, 0.4, 0.4])
     cosine = rates('--schedule=cosine --warmup_steps=10 --lr-values=0.4 --lr-boundaries=', [9, 10, 55, 99], 100)
     assert cosine[:3] == pytest.approx([0.4, 0.4, 0.2]) and 0 < cosine[3] < 0.001
+    assert rates('--warmup_steps=500 --lr-values=0.4 --lr-boundaries=', [0], 1) == [0.4]  # a short run trains, too
 
 
 def test_workers_follow_the_cores_that_a_rank_has(monkeypatch):
