@@ -50,7 +50,7 @@ def open_run(output_path, flags):
         if lock is not None:
             os.close(lock)
         raise
-    if replaced:
+    if replaced and lock is not None:
         move_aside(output_path)
         os.close(lock)
         lock = None

@@ -168,7 +168,7 @@ def _folder(parsed, flag, name):
     run_folder = getattr(parsed, "output_path", None)
     if given and not _is_writable_folder(given) or not given and not run_folder:
         raise DataError(flag, _FOLDER.expected, repr(given), "make it and give its path")
-    path = os.path.abspath(given or run_folder)
+    path = os.path.abspath(given or run_folder or "")
     if not given or flag == "--data_dump_path":  # overflows and data never share a folder
         path = os.path.join(path, name)
     try:

@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import time
+from typing import Any, List
 
 from common import checkpoint, ranks, runlog
 from common.files import DataError, write_text
@@ -43,6 +44,35 @@ class StopRequest:
         if self._alone:
             self.exit_code = self.asked
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Losses:
+    """The losses of the steps since the last [train] line; those of other ranks are asked for at each look."""
+
+    def __init__(self) -> None:
+        self.names: List[str] = []
+        self._unseen: List[List[float]] = []  # of this rank, by step
+        self._seen: List[List[float]] = []  # means over ranks, by step
+
+    def add(self, parts):
+        """One step's: {name: value}."""
+        self.names = list(parts)
+        self._unseen.append([float(value) for value in parts.values()])
+
+    def look(self, mean):
+        """Yields (steps ago, name, mean over ranks) of all that were added since the last look."""
+        width, count = len(self.names), len(self._unseen)
+        means = mean([value for parts in self._unseen for value in parts])
+        self._seen += [means[first:first + width] for first in range(0, len(means), width)]
+        self._unseen = []
+        for index, value in enumerate(means):
+            yield count - 1 - index // width, self.names[index % width], value
+
+    def means(self):
+        """{name: mean}, of several parts "loss", their sum, as the first; begins anew."""
+        parts = {name: sum(values) / len(self._seen) for name, values in zip(self.names, zip(*self._seen))}
+        self._seen = []
+        return dict({"loss": sum(parts.values())}, **parts)
 
 
 class Run:
@@ -74,8 +104,10 @@ class Run:
         self._continued, self._lock = checkpoint.open_run(parsed.output_path, vars(parsed))
         self._store = checkpoint.CheckpointStore(parsed.output_path, getattr(parsed, "name", None) or "ckpt")
         self.restored = self._find_start() if self.rank == 0 else None
-        self._log = self.stop = self._bar = self._result = None
-        self._pending, self._line_losses, self._shared_at, self._step, self._wait_sec = [], [], -1, 0, 0.0
+        self._log: Any = None
+        self.stop: Any = None
+        self._bar: Any = None
+        self._result, self._losses, self._shared_at, self._step, self._wait_sec = None, _Losses(), -1, 0, 0.0
         self.exit_code = 1
 
     def _find_start(self):
@@ -163,7 +195,7 @@ class Run:
         """
         parsed, last = self._parsed, step == self.total_steps
         self._step = step
-        self._pending.append([float(value) for value in losses.values()])
+        self._losses.add(losses)
         epoch_ended = step % self.steps_per_epoch < self._per_run  # in the steps of this round
         line_due = last or step == self.first_step + self._per_run or step % parsed.log_every < self._per_run
         evaluation_due = self._evaluate is not None and (last or bool(
@@ -171,14 +203,16 @@ class Run:
         save_due = last or step % parsed.save_every < self._per_run
         looks = line_due or evaluation_due or save_due or self._per_run > 1 or step % self._look_every == 0
         if looks:
-            self._look(step, list(losses))
+            self._look(step)
         self._throughput.step(self._wait_sec)
         self._bar.update(self._per_run)
         if not looks:
             return
         with self._throughput.paused():
             if line_due:
-                self._say_train(step, lr, list(losses))
+                self._log.event(runlog.TRAIN, step=step, epoch=step / self.steps_per_epoch, **self._losses.means(),
+                                lr=lr, **self._throughput.recent((self.total_steps - step) // self._per_run))
+                self._say_new_warnings()
             if evaluation_due and not self.stop.exit_code:
                 self._evaluate_at(step)
                 metric = (self._result or {}).get(self._judged_by)
@@ -186,27 +220,15 @@ class Run:
             elif save_due or self.stop.exit_code:
                 self._save(step)
 
-    def _look(self, step, names):
-        """Takes the losses of the steps since the last look together with those of the other ranks."""
-        flat = [value for parts in self._pending for value in parts]
-        means = self._runtime.mean_and_stop(self.stop, flat)
-        first = step - (len(self._pending) - 1) * self._per_run
-        for index, value in enumerate(means):
+    def _look(self, step):
+        """At the losses since the last look, and at requests to stop, of all ranks."""
+        for rounds_ago, name, value in self._losses.look(
+                lambda values: self._runtime.mean_and_stop(self.stop, values)):
             if not math.isfinite(value):
                 raise runlog.NonFiniteLoss(
                     "%s at step %d: found %s, expected a finite number; the last whole checkpoint is %s; %s" % (
-                        names[index % len(names)].replace("_", " "), first + index // len(names) * self._per_run, value,
-                        self._newest or "none yet", self._advice))
-        self._line_losses += [means[start:start + len(names)] for start in range(0, len(means), len(names))]
-        self._pending = []
-
-    def _say_train(self, step, lr, names):
-        means = [sum(part) / len(self._line_losses) for part in zip(*self._line_losses)]
-        parts = dict(zip(names, means)) if len(names) > 1 else {}
-        self._log.event(runlog.TRAIN, step=step, epoch=step / self.steps_per_epoch, loss=sum(means), **parts, lr=lr,
-                        **self._throughput.recent((self.total_steps - step) // self._per_run))
-        self._line_losses = []
-        self._say_new_warnings()
+                        name.replace("_", " "), step - rounds_ago * self._per_run, value, self._newest or "none yet",
+                        self._advice))
 
     def _say_new_warnings(self):
         for message in self._new_warnings():

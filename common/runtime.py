@@ -4,9 +4,11 @@
 Nothing is imported at the top that needs a device.
 """
 import os
+from typing import Any
 
 from common import flags, ranks
 from common.backends import npu
+from common.backends.local import Local
 from common.files import DataError
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -33,8 +35,8 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
     tf = _import_tensorflow2() if keras else _import_tensorflow()
     device, reason = _choose_device(tf, parsed.device)
     words = dict(rank=rank, ranks=count, large_kernels=large_kernels)
+    backend: Any = npu.NpuEager if keras else npu.Npu
     if device == "npu":
-        backend = npu.NpuEager if keras else npu.Npu
         runtime = backend(parsed, steps_per_run, tf, device, reason, **words)
     else:
         if device == "gpu" and (keras or count > 1):
@@ -42,9 +44,10 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
                 tf.config.experimental.set_memory_growth(gpu, True)
         if count > 1:
             _check_own_gpu(tf, device, parsed.device)
-            from common.backends.collective import Collective as backend
+            from common.backends.collective import Collective
+            backend = Collective
         else:
-            from common.backends.local import Local as backend
+            backend = Local
         runtime = backend(tf, device, reason, eager=keras, **words)
         dtype_name, why_not = _choose_dtype(tf, device, parsed.precision_mode, bfloat16_on_cpu)
         runtime.compute_dtype = getattr(tf, dtype_name)
@@ -91,8 +94,9 @@ def _choose_dtype(tf, device, precision_mode, bfloat16_on_cpu):
         return "float32", []
     if device == "gpu":
         gpu = tf.config.experimental.list_physical_devices("GPU")[0]
-        details = getattr(tf.config.experimental, "get_device_details", lambda _: {})(gpu)
-        why_not = details.get("compute_capability", (0, 0)) < (8, 0) and "this GPU has no bfloat16 units"
+        ask = getattr(tf.config.experimental, "get_device_details", None)
+        capability = ask(gpu).get("compute_capability", (0, 0)) if ask else (0, 0)
+        why_not = capability < (8, 0) and "this GPU has no bfloat16 units"
     elif not bfloat16_on_cpu:
         why_not = "this network is slower in bfloat16 on a CPU"
     elif not _cpu_has_bf16():

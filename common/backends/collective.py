@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import re
+from typing import Any, Dict
 
 from common.backends.local import Local
 from common.files import DataError
@@ -63,7 +64,7 @@ class Collective(Local):
     def _make_session(self):
         tf, rank = self.tf, self.rank
 
-        class Session(tf.Session):
+        class Session(tf.Session):  # type: ignore[name-defined]
             run = _naming_lost_ranks(tf, rank, tf.Session.run)
 
         return Session(self._server.target, config=self._config)
@@ -76,7 +77,8 @@ class Collective(Local):
         return _AveragedGradients(optimizer, self.mean_gradients)
 
     def sum_tensors(self, tensors):
-        tf, sums = self.tf, {}
+        tf = self.tf
+        sums: Dict[int, Any] = {}
         for dtype in sorted({tensor.dtype.base_dtype.name for tensor in tensors}):  # packed, so one type at a time
             places = [place for place, tensor in enumerate(tensors) if tensor.dtype.base_dtype.name == dtype]
             chosen = [tensors[place] for place in places] + [tf.zeros([_CHUNK_VALUES * self.ranks], dtype)]

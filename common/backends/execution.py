@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two styles of TensorFlow behind the same three calls: a graph that a session runs, and eager variables."""
+from typing import Any
 
 
 class Sessions:
     """A graph; `session` is the one that training has opened."""
 
     def __init__(self, tf):
-        self._tf, self.session = tf, None
+        self._tf = tf
+        self.session: Any = None
 
     def compiled(self, function, length):
         """A function of float32 [length] tensors as one of numpy arrays."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process on a CPU or GPU, and what the other backends are made of: they replace what is theirs."""
 import zlib
+from typing import AbstractSet, Any, Callable, Dict, List, Optional
 
 import numpy as np
 
@@ -27,13 +28,17 @@ class Local:
       warnings: sentences for [warn] lines.
     """
 
-    steps_per_run, may_be_missing = 1, frozenset()
+    steps_per_run = 1
+    may_be_missing: AbstractSet[str] = frozenset()
 
-    def __init__(self, tf, device, reason, rank=0, ranks=1, eager=False, large_kernels=False):
+    def __init__(self, tf: Any, device: str, reason: str, rank: int = 0, ranks: int = 1, eager: bool = False,
+                 large_kernels: bool = False) -> None:
         self.tf, self.device, self.reason, self.rank, self.ranks = tf, device, reason, rank, ranks
-        self.eager, self.warnings, self.compute_dtype, self._large_kernels = eager, [], tf.float32, large_kernels
-        self.execution = execution.Eager(tf, self.naming_lost_ranks) if eager else execution.Sessions(tf)
-        self._sums, self._share = {}, None
+        self.eager, self.compute_dtype, self._large_kernels = eager, tf.float32, large_kernels
+        self.warnings: List[str] = []
+        self.execution: Any = execution.Eager(tf, self.naming_lost_ranks) if eager else execution.Sessions(tf)
+        self._sums: Dict[int, Callable] = {}
+        self._share: Optional[Callable] = None
 
     # Sessions
 

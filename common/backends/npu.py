@@ -7,6 +7,7 @@ In the modes that compute float16 the loss is scaled, dynamically (Micikevicius 
 import importlib
 import importlib.util
 import os
+from typing import Any, Dict, List
 
 from common import flags, npu_options, ranks
 from common.backends.local import Local
@@ -35,10 +36,10 @@ class Npu(Local):
         self._options = npu_options.session_parameters(parsed, self.ranks, steps_per_run)
         self._scales_loss = flags.PRECISION_MODES[parsed.precision_mode].float16
         _check_environment(self.ranks, self.eager)
-        if self.ranks == 1 and os.environ.pop("RANK_TABLE_FILE", None):
+        if self.ranks == 1 and os.environ.pop("RANK_TABLE_FILE", ""):
             self.warnings.append("RANK_TABLE_FILE is not used by one rank: with it, Ascend would wait for others")
         self._adapter = _import_adapter(self.tf, self.eager)
-        self._facts = {}  # about the optimizer, for the [run] line
+        self._facts: Dict[str, str] = {}  # about the optimizer, for the [run] line
 
     def session_config(self):
         config = super().session_config()
@@ -71,14 +72,14 @@ class Npu(Local):
             self.steps_per_run > 1) else update
 
     def of_rank_0(self, variables):
-        values = []
+        values: List[Any] = []
         for variable in variables:
             with self.tf.control_dependencies(values[-1:]):  # all ranks in the same order, so none is fused
                 values += self._adapter.hccl_ops.broadcast([variable], 0, fusion=0)
         return values
 
     def sum_tensors(self, tensors):
-        sums = []
+        sums: List[Any] = []
         for tensor in tensors if self.ranks > 1 else ():
             with self.tf.control_dependencies(sums[-1:]):
                 sums.append(self._adapter.hccl_ops.allreduce(tensor, "sum", fusion=0))
