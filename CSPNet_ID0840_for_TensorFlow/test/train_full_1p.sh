@@ -1,9 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 50 epochs of CIFAR-10 on one card with the README's recipe; --train_epochs and every flag of train.py may follow.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
-  --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"
+. "$(dirname "$0")/../../launcher/run.sh"
+run --case=acc train.py --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"

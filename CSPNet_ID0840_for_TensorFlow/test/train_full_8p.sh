@@ -2,11 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 # 50 epochs of CIFAR-10 on eight cards, 64 images a step on each; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks, for which the learning rate is to be scaled in proportion.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-ranks="${RANK_SIZE:-8}"
-if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m launcher --case=acc --ranks="$ranks" train.py \
-  --epochs=50 --batch_size=64 --LEARNING_RATE=0.12 --schedule=cosine --warmup_steps=500 "$@"
+. "$(dirname "$0")/../../launcher/run.sh"
+run_8p --case=acc train.py --epochs=50 --batch_size=64 --LEARNING_RATE=0.12 --schedule=cosine --warmup_steps=500 "$@"

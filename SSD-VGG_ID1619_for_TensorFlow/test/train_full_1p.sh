@@ -1,9 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 200 epochs of Pascal VOC on one card with the documented recipe; every flag of train.py may follow.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m launcher --case=acc train.py \
+. "$(dirname "$0")/../../launcher/run.sh"
+run --case=acc train.py \
   --epochs=200 --batch-size=8 --lr-values='0.00075;0.0001;0.00001' --lr-boundaries='320000;400000' "$@"

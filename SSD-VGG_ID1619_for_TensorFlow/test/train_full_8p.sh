@@ -2,11 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # 200 epochs of Pascal VOC on eight cards, 8 images a step on each; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks, for which the learning rate is to be scaled in proportion.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-ranks="${RANK_SIZE:-8}"
-if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m launcher --case=acc --ranks="$ranks" train.py \
+. "$(dirname "$0")/../../launcher/run.sh"
+run_8p --case=acc train.py \
   --epochs=200 --batch-size=8 --lr-values='0.002;0.0003;0.00003' --lr-boundaries='40000;50000' --warmup_steps=1000 "$@"

@@ -1,9 +1,5 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 200 steps on one card for the speed figure; every flag of train.py may follow.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m launcher --case=perf train.py \
-  --max_train_steps=200 --batch_size=128 --lr=0.0625 --save_summary_steps=20 "$@"
+. "$(dirname "$0")/../../launcher/run.sh"
+run --case=perf train.py --max_train_steps=200 --batch_size=128 --lr=0.0625 --save_summary_steps=20 "$@"

@@ -1,10 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 300 steps on one card for the speed figure, evaluation with static shapes; every flag of train.py may follow.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-exec "${PYTHON:-python3}" -m launcher --case=perf train.py \
+. "$(dirname "$0")/../../launcher/run.sh"
+run --case=perf train.py \
   --train_steps=300 --batch_size=32 --eval_static=True --optimizer=sgd --learning_rate=0.05 --alpha=1 \
   --cutmix_probability=0.5 --crop_and_flip "$@"

@@ -2,12 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # 300 steps on eight cards for the speed figure, evaluation with static shapes; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks.
-set -e
-export CALLED_FROM=$PWD
-cd "$(dirname "$0")/.."
-export PYTHONPATH="..${PYTHONPATH:+:$PYTHONPATH}"
-ranks="${RANK_SIZE:-8}"
-if [[ $ranks == 8 ]]; then export RANK_TABLE_FILE="${RANK_TABLE_FILE:-$PWD/test/8p.json}"; fi
-exec "${PYTHON:-python3}" -m launcher --case=perf --ranks="$ranks" train.py \
+. "$(dirname "$0")/../../launcher/run.sh"
+run_8p --case=perf train.py \
   --train_steps=300 --batch_size=32 --eval_static=True --optimizer=sgd --learning_rate=0.4 --warmup_steps=500 \
   --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"

@@ -37,7 +37,7 @@ def launch(folder, script, tmp_path, *words, **environment):
 
 
 def as_rank_of_eight(folder, script, rank, tmp_path, *words):
-    flags, _ = folders.script_flags(folder, script)
+    flags = folders.script_flags(folder, script)
     ranks = ['--rank_size=8'] if folder == SHUFFLENET else []
     return folders.run(
         [sys.executable, 'train.py'] + flags + ranks + ['--device=npu', '--output_path=%s' % (tmp_path / 'run')]

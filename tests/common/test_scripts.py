@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two root commands: the Python they take, what they say when they cannot go on, how tests are summed.
 
-And the scripts for eight cards: how many ranks they start, with which table, and that their flags are known.
+And the model folders' scripts: from where they can be called, and how many ranks start with which table and flags.
 """
 import glob
 import os
@@ -299,6 +299,23 @@ def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine)
     assert not (ready_machine.root / '.drawn').exists()
     relative = ready_machine('quickstart.sh', '--data_path', 'here')
     assert 'trained --data_path=%s/here\n' % ready_machine.root in relative.stdout
+
+
+SCRIPTS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', '*.sh')) + glob.glob(os.path.join(ROOT, '*', 'run_1p.sh')))
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=[os.path.relpath(path, ROOT) for path in SCRIPTS])
+def test_a_script_runs_from_any_folder_and_says_where_the_user_stood(script, tmp_path):
+    python = write_script(tmp_path / 'python', '#!/bin/sh\necho "from=$CALLED_FROM in=$PWD path=$PYTHONPATH" "$@"\n')
+    folder, name = os.path.split(script)
+    model = os.path.dirname(folder) if os.path.basename(folder) == 'test' else folder
+    environment = dict(os.environ, PYTHON=str(python), CALLED_FROM='/outer', PYTHONPATH='/mine', CDPATH=str(tmp_path))
+    (tmp_path / 'test').mkdir()  # where cd would go by that variable
+    for words, place in (([script], str(tmp_path)), ([BASH, name], folder), (['./' + name], folder),
+                         (['sh', os.path.relpath(script, model)], model)):
+        said = subprocess.check_output(words + ['--data_path=a b'], cwd=place, env=environment, text=True)
+        assert said.startswith('from=%s in=%s path=..:/mine -m launcher ' % (place, model)), said
+        assert ' train.py --' in said and said.endswith(' --data_path=a b\n')
 
 
 EIGHT_CARDS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', 'train_*_8p.sh')))
