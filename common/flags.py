@@ -60,7 +60,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(**kwargs)
+        super().__init__(add_help=False, **kwargs)
+        self.add_argument("-h", "--help", nargs=0, action=_Help, default=argparse.SUPPRESS,
+                          help="show this, with what was given before it as defaults, and exit")
         self._booleans = set()
 
     def error(self, message):
@@ -98,6 +100,15 @@ class Parser(argparse.ArgumentParser):
         if name not in known:
             name = ALIASES.get(name, name)
         return name + equals + value
+
+
+class _Help(argparse.Action):
+    """--help shows the values that stand before it as defaults: a script's are in front of its user's flags."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.set_defaults(**vars(namespace))
+        parser.print_help()
+        parser.exit()
 
 
 def boolean(text):

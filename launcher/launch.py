@@ -30,6 +30,9 @@ from launcher import processes
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
+_OWN_HELP = """
+the launcher's part: the case is %s; %d rank(s), of which RANK_SIZE=N sets the number in a script for eight cards;
+RANK_TABLE_FILE=FILE names the cards, ASCEND_DEVICE_ID=N that of one rank, PYTHON=FILE the Python"""
 _SHOWN_LINES = 15  # of the log of the rank that failed first
 # TensorFlow's C++ prints these before its own log level applies, or on Ascend at level INFO; they stay in the log file.
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 |[\d-]+ [\d:.]+: [IW] ")
@@ -49,7 +52,12 @@ def main(argv=None):
     os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
     os.environ["RANK_SIZE"] = str(own.ranks)
     script = _load(own.script)
-    parsed = script.parse_args(own.flags)
+    try:
+        parsed = script.parse_args(own.flags)
+    except SystemExit as end:
+        if not end.code:  # after --help
+            print(_OWN_HELP % (own.case, own.ranks), flush=True)
+        raise
     if importlib.util.find_spec("tensorflow") is None:
         return _refuse(_NOT_INSTALLED % ("tensorflow", sys.executable, _ROOT))
     output_path = parsed.output_path

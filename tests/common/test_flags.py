@@ -57,6 +57,13 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(words, parts, capsys):
         assert part in said
 
 
+def test_help_shows_what_stands_before_it_as_defaults(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(['--epochs=7', '--no_synthetic', '--help', '--epochs=8'])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and 'passes over the training images (default: 7)' in ' '.join(said.split())
+
+
 def test_a_boolean_leaves_the_next_word_alone():
     made = flags.Parser(prog='report')
     made.add_bool(made, '--table', False, help='x')

@@ -5,6 +5,7 @@ And the model folders' scripts: from where they can be called, and how many rank
 """
 import glob
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -316,6 +317,27 @@ def test_a_script_runs_from_any_folder_and_says_where_the_user_stood(script, tmp
         said = subprocess.check_output(words + ['--data_path=a b'], cwd=place, env=environment, text=True)
         assert said.startswith('from=%s in=%s path=..:/mine -m launcher ' % (place, model)), said
         assert ' train.py --' in said and said.endswith(' --data_path=a b\n')
+
+
+def values(text):
+    """What a flag or a list of its values means: 5e-4 is 0.0005."""
+    return [float(word) if re.match(r'[\d.]+(e-\d+)?$', word) else word for word in re.findall(r'[^][, ;]+', text)]
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=[os.path.relpath(path, ROOT) for path in SCRIPTS])
+def test_help_shows_what_the_script_passes(script, tmp_path):
+    words = subprocess.check_output([BASH, script], env=dict(os.environ, PYTHON='echo'), text=True).split()
+    given = dict(word[2:].split('=') for word in words[words.index('train.py'):] if '=' in word)
+    (tmp_path / 'tensorflow.py').write_text('raise AssertionError("--help needs no TensorFlow")')
+    shown = subprocess.run([BASH, script, '--seed=7', '--help'], cwd=str(tmp_path), text=True, capture_output=True,
+                           env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=str(tmp_path), COLUMNS='10000'))
+    assert shown.returncode == 0 and not shown.stderr and os.listdir(str(tmp_path)) == ['tensorflow.py'], shown.stderr
+    flags = re.sub(r'\n {20,}', ' ', shown.stdout).splitlines()
+    for name, value in dict(given, seed='7').items():
+        line, = [line for line in flags if re.search(r'^  (-\S+ \S+, )*--%s\b' % name.replace('-', '[-_]'), line)]
+        default = re.search(r'\(default: (.*)\)$', line).group(1)
+        assert values(default) == values(value), line
+    assert 'the case is ' in shown.stdout and '; %d rank(s)' % (8 if script.endswith('8p.sh') else 1) in shown.stdout
 
 
 EIGHT_CARDS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', 'train_*_8p.sh')))
