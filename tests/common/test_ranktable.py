@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from common.files import DataError
 from launcher import ranktable
+from tools import ranktable as tool
 
 pytestmark = pytest.mark.smoke
 
@@ -60,7 +61,7 @@ def test_each_published_form_is_understood(form):
 @pytest.mark.parametrize('form', ranktable.FORMS)
 @pytest.mark.parametrize('source', ranktable.FORMS)
 def test_each_form_is_written_from_each(source, form):
-    text = ranktable.render(ranktable.parse(TABLES[source](), 'table'), form)
+    text = tool.render(ranktable.parse(TABLES[source](), 'table'), form)
     assert json.loads(text) == TABLES[form]()
     assert '{"device_id": "0", "device_ip": "192.168.1.8"' in text  # one line for each device
 
@@ -72,11 +73,11 @@ def test_ranks_count_not_the_order_of_the_entries():
     table = ranktable.parse(content, 'table')
     assert [EXPECTED.index(device) for device in table.devices] == [3, 1, 2, 0]
     assert list(table.servers().items()) == [('node_1', [0, 2]), ('node_0', [1, 3])]
-    older = json.loads(ranktable.render(table, 'group_list_by_rank'))
+    older = json.loads(tool.render(table, 'group_list_by_rank'))
     older['group_list'][0]['instance_list'].reverse()
     assert ranktable.parse(older, 'table').devices == table.devices
     with pytest.raises(DataError, match="found a server between another's ranks; give --form=server_list"):
-        ranktable.render(table, 'group_list')
+        tool.render(table, 'group_list')
 
 
 def change(place, value):
@@ -192,6 +193,22 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         ranktable.read(str(tmp_path / 'latin.json'))
 
 
+def test_a_table_that_is_being_made_is_waited_for(tmp_path, monkeypatch, capsys):
+    path = tmp_path / 'table.json'
+    path.write_text('{"status": "initializing"}')
+    monkeypatch.setattr(ranktable.time, 'sleep', lambda _: path.write_text(json.dumps(server_list())))
+    assert ranktable.check(str(path), 4).devices == EXPECTED
+    said = capsys.readouterr().err
+    assert said == '%s: its status is initializing; waiting until it is completed, at most 300 s\n' % path
+
+    path.write_text('{"status": "initializing"}')
+    monkeypatch.setattr(ranktable.time, 'sleep', lambda _: None)
+    monkeypatch.setattr(ranktable, 'WAIT_SEC', 0.1)
+    with pytest.raises(DataError, match='status: expected "completed"; found "initializing"; wait until'):
+        ranktable.check(str(path), 4)
+    assert capsys.readouterr().err.count('\n') == 1
+
+
 def test_the_number_of_ranks_must_fit(tmp_path):
     path = tmp_path / 'table.json'
     path.write_text(json.dumps(server_list()))
@@ -213,7 +230,7 @@ def test_the_shipped_table_is_the_documented_one(path):
     with open(path) as file:
         content = json.load(file)
     assert content['group_list'][0]['instance_list'][0]['pod_name'] == 'npu8p'
-    assert json.loads(ranktable.render(table, 'group_list')) == content
+    assert json.loads(tool.render(table, 'group_list')) == content
 
 
 def test_several_folders_ship_one():
@@ -232,13 +249,13 @@ def with_addresses():
 def test_addresses_and_ports_of_a_table_are_used_and_kept():
     table = ranktable.parse(with_addresses(), 'table')
     assert ranktable.endpoints(table) == ['10.9.8.7:5000', '10.9.8.7:5001', '[::1]:5002', '[::1]:5003']
-    assert json.loads(ranktable.render(table, 'server_list')) == with_addresses()
+    assert json.loads(tool.render(table, 'server_list')) == with_addresses()
     nameless = table._replace(devices=tuple(device._replace(host=device.server_id) for device in table.devices))
     portless = table._replace(devices=tuple(device._replace(port=None) for device in table.devices))
     for form in ranktable.FORMS[1:]:
         for more_than_fits in (nameless, portless):
             with pytest.raises(DataError, match='no host_ip and no host_port'):
-                ranktable.render(more_than_fits, form)
+                tool.render(more_than_fits, form)
 
 
 def test_without_ports_two_servers_count_on_from_hccls_base_port(monkeypatch):
@@ -247,9 +264,10 @@ def test_without_ports_two_servers_count_on_from_hccls_base_port(monkeypatch):
     assert ranktable.endpoints(table) == ['node_0:60000', 'node_0:60001', 'node_1:60000', 'node_1:60001']
     monkeypatch.setenv('HCCL_IF_BASE_PORT', '50000')
     assert ranktable.endpoints(table)[3] == 'node_1:50001'
-    monkeypatch.setenv('HCCL_IF_BASE_PORT', 'high')
-    with pytest.raises(DataError, match='HCCL_IF_BASE_PORT: expected a port'):
-        ranktable.endpoints(table)
+    for port in ('high', '70000', '\N{SUPERSCRIPT TWO}'):
+        monkeypatch.setenv('HCCL_IF_BASE_PORT', port)
+        with pytest.raises(DataError, match='HCCL_IF_BASE_PORT: expected a port'):
+            ranktable.endpoints(table)
 
 
 def test_one_server_gets_free_ports_whatever_its_name(monkeypatch):
@@ -294,19 +312,19 @@ def test_this_server_is_told_by_name_or_by_address():
 def test_check_says_what_a_table_holds(tmp_path, capsys):
     path = tmp_path / 'table.json'
     path.write_text(json.dumps(group_list()))
-    assert ranktable.main(['check', str(path)]) == 0
+    assert tool.main(['check', str(path)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == '%s: group_list, 4 rank(s) on 2 server(s)' % path
     assert said[4] == '  rank 3: device 1 of node_1, 192.168.2.9' and len(said) == 5
     path.write_text(json.dumps(dict(group_list(), status='initializing')))
-    assert ranktable.main(['check', str(path)]) == 1
+    assert tool.main(['check', str(path)]) == 1
     said = capsys.readouterr()
     assert not said.out and said.err.count('\n') == 1 and 'status: expected "completed"' in said.err
 
 
 def test_make_writes_the_documented_table(tmp_path):
     path = str(tmp_path / 'made.json')
-    assert ranktable.main(['make', path, '--server=127.0.0.1=' + ','.join(DOCUMENTED_ADDRESSES),
+    assert tool.main(['make', path, '--server=127.0.0.1=' + ','.join(DOCUMENTED_ADDRESSES),
                            '--form=group_list']) == 0
     with open(path) as made, open(SHIPPED[0]) as shipped:
         assert json.load(made) == json.load(shipped)
@@ -314,16 +332,16 @@ def test_make_writes_the_documented_table(tmp_path):
 
 def test_make_takes_this_servers_cards_from_hccn_conf(tmp_path, monkeypatch, capsys):
     path, hccn = tmp_path / 'made.json', tmp_path / 'hccn.conf'
-    monkeypatch.setattr(ranktable, 'HCCN_FILE', str(hccn))
-    assert ranktable.main(['make', str(path), '--server=10.0.0.1']) == 1
+    monkeypatch.setattr(tool, 'HCCN_FILE', str(hccn))
+    assert tool.main(['make', str(path), '--server=10.0.0.1']) == 1
     assert 'run this on the Ascend server' in capsys.readouterr().err and not path.exists()
     hccn.write_text('# cards\n')
-    assert ranktable.main(['make', str(path), '--server=10.0.0.1']) == 1
+    assert tool.main(['make', str(path), '--server=10.0.0.1']) == 1
     assert 'lines such as address_0=' in capsys.readouterr().err and not path.exists()
     hccn.write_text('address_1=192.168.101.101\nnetmask_1=255.255.255.0\naddress_0=192.168.100.101\n')
-    assert ranktable.main(['make', str(path), '--server=10.0.0.1', '--server=10.0.0.2']) == 1
+    assert tool.main(['make', str(path), '--server=10.0.0.1', '--server=10.0.0.2']) == 1
     assert "only this machine's are in" in capsys.readouterr().err and not path.exists()
-    assert ranktable.main(['make', str(path), '--server=10.0.0.1']) == 0
+    assert tool.main(['make', str(path), '--server=10.0.0.1']) == 0
     assert ranktable.read(str(path)).devices == (
         ranktable.Device('10.0.0.1', 0, '192.168.100.101', '10.0.0.1', None),
         ranktable.Device('10.0.0.1', 1, '192.168.101.101', '10.0.0.1', None))
@@ -332,20 +350,20 @@ def test_make_takes_this_servers_cards_from_hccn_conf(tmp_path, monkeypatch, cap
 def test_make_and_convert_join_servers(tmp_path, capsys):
     parts = [str(tmp_path / name) for name in ('a.json', 'b.json', 'both.json', 'made.json')]
     for number in (0, 1):
-        assert ranktable.main(['make', parts[number], '--form=group_list', '--server=node_%d=192.168.%d.8,192.168.%d.9'
+        assert tool.main(['make', parts[number], '--form=group_list', '--server=node_%d=192.168.%d.8,192.168.%d.9'
                                % (number, number + 1, number + 1)]) == 0
-    assert ranktable.main(['convert', parts[2]] + parts[:2]) == 0
+    assert tool.main(['convert', parts[2]] + parts[:2]) == 0
     with open(parts[2]) as file:
         assert json.load(file) == server_list()
-    assert ranktable.main(['make', parts[3], '--server=10.0.0.1', '--server=10.0.0.2', '--devices=2',
+    assert tool.main(['make', parts[3], '--server=10.0.0.1', '--server=10.0.0.2', '--devices=2',
                            '--host_port=7000']) == 0
     said = capsys.readouterr().out
     assert '  rank 3: device 1 of 10.0.0.2\n' in said and 'for GPU and CPU, not for Ascend' in said
     assert ranktable.endpoints(ranktable.read(parts[3])) == [
         '10.0.0.1:7000', '10.0.0.1:7001', '10.0.0.2:7000', '10.0.0.2:7001']
     before = open(parts[2]).read()
-    assert ranktable.main(['convert', parts[2], parts[0], parts[0]]) == 1  # the same server twice
+    assert tool.main(['convert', parts[2], parts[0], parts[0]]) == 1  # the same server twice
     assert 'another device_ip for each' in capsys.readouterr().err
     assert open(parts[2]).read() == before
-    assert ranktable.main(['convert', str(tmp_path / 'no' / 'x.json'), parts[0]]) == 1
+    assert tool.main(['convert', str(tmp_path / 'no' / 'x.json'), parts[0]]) == 1
     assert 'No such file' in capsys.readouterr().err
