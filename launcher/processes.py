@@ -6,7 +6,8 @@ a process started itself can be ended with it. To be stopped means: SIGTERM to t
 group. Processes write into their logs themselves, so they can still do so when the caller is gone.
 
 The caller may be killed at any moment (kill -9, a closed terminal). Therefore a watcher, this file as a script in a
-session of its own, reads a pipe that ends with the caller and stops the groups whose numbers it was told.
+session of its own, reads a pipe that ends with the caller and stops the groups whose numbers it was told. Each process
+begins as this file, too, and tells its number before it becomes the command: it is known from the first moment on.
 """
 import collections
 import contextlib
@@ -41,8 +42,11 @@ def run(command, tasks):
       (index, exit_code) of the process that failed first; (None, 0) when none did. A signal's number counts from 128.
     """
     events = queue.SimpleQueue()  # (index, exit code) of a process that ended, (None, number) for a signal to us
-    previous = {number: signal.signal(number, lambda number, _frame: events.put((None, number)))
-                for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note_request(number, _frame):
+        events.put((None, number))
+
+    previous = {number: signal.signal(number, note_request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _watcher() as watched:
             processes = [_start(command, task, watched) for task in tasks]
@@ -67,50 +71,60 @@ def _see_to_the_end(pids, events):
             index, number = events.get(timeout=deadline and max(0, deadline - time.monotonic()))
         except queue.Empty:
             deadline = None
-            for pid in running.values():
-                _signal(os.killpg, pid, signal.SIGKILL)
+            _kill_groups(running.values())
             continue
         if index is None:
             requests += 1
-            for pid in running.values():
-                _signal(*(os.kill, pid, number) if requests < 3 else (os.killpg, pid, signal.SIGKILL))
+            if requests < 3:
+                _ask(running.values(), number)
+            else:
+                _kill_groups(running.values())
             continue
         del running[index]
         exit_code = number if number >= 0 else 128 - number
         if exit_code and first[1] == 0:
             first = index, exit_code
             if not requests:
-                for pid in running.values():
-                    _signal(os.kill, pid, signal.SIGTERM)
+                _ask(running.values(), signal.SIGTERM)
             deadline = time.monotonic() + (SAVING_SEC if requests or number in _ON_REQUEST else GRACE_SEC)
     return first
 
 
 def _start(command, task, watched):
-    def before_exec():  # in the child: from here on the watcher knows it, whatever happens to the caller
-        os.write(watched.fileno(), b"+%d\n" % os.getpid())
-        if task.cores:
-            os.sched_setaffinity(0, task.cores)
-    return subprocess.Popen(command, env=task.environment, stdin=subprocess.DEVNULL, stdout=task.log,
-                            stderr=subprocess.STDOUT, pass_fds=task.pass_fds, start_new_session=True,
-                            preexec_fn=before_exec)
+    words = [sys.executable, "-I", "-S", os.path.abspath(__file__), str(watched.fileno()),
+             ",".join(map(str, sorted(task.cores or ())))]
+    return subprocess.Popen(words + command, env=task.environment, stdin=subprocess.DEVNULL, stdout=task.log,
+                            stderr=subprocess.STDOUT, pass_fds=(watched.fileno(),) + tuple(task.pass_fds),
+                            start_new_session=True)
 
 
 def _wait(index, process, watched, events):
     """Reports a process's end and ends what is left of its group. A thread each: polling would blur who was first."""
     events.put((index, process.wait()))
     deadline = time.monotonic() + _LEFTOVER_SEC
-    while _signal(os.killpg, process.pid, 0) and time.monotonic() < deadline:
+    while _exists(os.killpg, process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    _signal(os.killpg, process.pid, signal.SIGKILL)
+    _kill_groups([process.pid])
     with contextlib.suppress(OSError):
         watched.write(b"-%d\n" % process.pid)
 
 
-def _signal(send, pid, number):
-    """True when somebody was there to get the signal."""
+def _ask(pids, number):
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def _kill_groups(pids):
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _exists(send, pid):
+    """Whether there is a process (send is os.kill) or anybody of its group (os.killpg)."""
     try:
-        send(pid, number)
+        send(pid, 0)
         return True
     except OSError:
         return False
@@ -135,15 +149,28 @@ def watch(lines):
         signal.signal(number, signal.SIG_IGN)
     groups = set()
     for line in lines:
-        (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
-    left = {pid for pid in groups if _signal(os.kill, pid, signal.SIGTERM)}
+        if line.startswith(b"+"):
+            groups.add(int(line[1:]))
+        else:
+            groups.discard(int(line[1:]))
+    _ask(groups, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SEC
-    while left and time.monotonic() < deadline:
+    while any(_exists(os.kill, pid) for pid in groups) and time.monotonic() < deadline:
         time.sleep(0.1)
-        left = {pid for pid in left if _signal(os.kill, pid, 0)}
-    for pid in groups:
-        _signal(os.killpg, pid, signal.SIGKILL)
+    _kill_groups(groups)
+
+
+def become(watched, cores, *command):
+    """A process's first moments: tells the watcher its number, binds its cores ("0,1", or ""), is then the command."""
+    os.write(int(watched), b"+%d\n" % os.getpid())
+    os.close(int(watched))
+    if cores:
+        os.sched_setaffinity(0, map(int, cores.split(",")))
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    watch(sys.stdin.buffer)
+    if len(sys.argv) == 1:
+        watch(sys.stdin.buffer)
+    else:
+        become(*sys.argv[1:])
