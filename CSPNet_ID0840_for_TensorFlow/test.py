@@ -53,8 +53,8 @@ def evaluate(parsed):
     runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), images=len(data.test_labels),
                           **metrics(predicted, data.test_labels))
     print("checkpoint: %s" % prefix)
-    confusion.tell(confusion.count(predicted.argmax(1), data.test_labels, cspdarknet53.CLASSES), data.class_names,
-                   parsed.confusion_png)
+    confusion.tell(confusion.count(confusion.first_guess(predicted), data.test_labels, cspdarknet53.CLASSES),
+                   data.class_names, parsed.confusion_png)
     return 0
 
 

@@ -92,15 +92,19 @@ def predict(session, scores, placeholder, images):
 def metrics(scores, labels):
     """Cross-entropy and accuracy as means over examples.
 
+    An example's guesses are its classes by score, of equal ones the lower index first; with a NaN there is no guess.
+
     Args:
       scores: float32 [N, classes], before the softmax.
       labels: int [N].
     Returns:
       dict of float: loss, top1, top5.
     """
+    rows, classes = np.arange(len(labels)), np.arange(scores.shape[1])
+    of_label = scores[rows, labels][:, None]
+    earlier = ((scores > of_label) | (scores == of_label) & (classes < labels[:, None])).sum(1)  # guesses before it
+    place = np.where(np.isnan(scores).any(1), np.inf, earlier)
     wide = scores.astype(np.float64)
     shifted = wide - wide.max(1, keepdims=True)
-    of_label = shifted[np.arange(len(labels)), labels]
-    better = (shifted > of_label[:, None]).sum(1)  # classes that score above the right one
-    loss = np.log(np.exp(shifted).sum(1)) - of_label
-    return {"loss": float(loss.mean()), "top1": float((better < 1).mean()), "top5": float((better < 5).mean())}
+    loss = np.log(np.exp(shifted).sum(1)) - shifted[rows, labels]
+    return {"loss": float(loss.mean()), "top1": float((place < 1).mean()), "top5": float((place < 5).mean())}

@@ -19,25 +19,33 @@ def check_can_draw():
                         "python -m pip install matplotlib, or leave --confusion_png out")
 
 
+def first_guess(scores):
+    """int64 [N]: the class that scores highest in float [N, classes], the lowest of equal ones; -1 where any is NaN."""
+    return np.where(np.isnan(scores).any(1), -1, scores.argmax(1))
+
+
 def count(taken_for, labels, classes):
     """Counts what was taken for what.
 
     Args:
-      taken_for: int [N], the class that scored highest.
+      taken_for: int [N], as of first_guess().
       labels: int [N], the true class.
       classes: int.
     Returns:
-      int64 [classes, classes]: images of class (row) that were taken for class (column).
+      int64 [classes, classes + 1]: images of class (row) that were taken for class (column), in the last column those
+      that were taken for none: they are images of their class, and never right.
     """
-    flat = np.asarray(labels, np.int64) * classes + np.asarray(taken_for, np.int64)
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+    taken_for = np.asarray(taken_for, np.int64)
+    column = np.where(taken_for < 0, classes, taken_for)
+    flat = np.asarray(labels, np.int64) * (classes + 1) + column
+    return np.bincount(flat, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
 def table(confusion, class_names):
     """Lines of class, images and top-1; of very many classes those with images alone that did worst, worst first.
 
     Args:
-      confusion: int [classes, classes], of count().
+      confusion: int [classes, classes + 1], of count().
       class_names: list of str.
     Returns:
       str.
@@ -62,7 +70,7 @@ def draw(confusion, class_names, picture):
     pixels and the axes bear numbers.
 
     Args:
-      confusion: int [classes, classes], of count().
+      confusion: int [classes, classes + 1], of count().
       class_names: list of str.
       picture: path of the PNG; its folder is made.
     Raises:
@@ -73,6 +81,8 @@ def draw(confusion, class_names, picture):
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     classes, images = len(confusion), confusion.sum(1)
+    taken_for_none = confusion[:, classes:].sum()
+    confusion = confusion[:, :classes]
     share = confusion / images[:, None].clip(1)
     counted, named = classes <= _MOST_COUNTED, classes <= _MOST_NAMED
     inches_per_class = 0.52 if counted else 0.17 if named else 0.0105  # the last: a pixel
@@ -105,7 +115,8 @@ def draw(confusion, class_names, picture):
         figure.colorbar(shades, ax=axes, fraction=0.03, pad=0.02, label="share of the class")
     axes.set_xlabel("taken for" if named else "number of the class taken for")
     axes.set_ylabel("is" if named else "number of the class")
-    axes.set_title("top-1 %.4f of %d images" % (confusion.trace() / max(confusion.sum(), 1), confusion.sum()))
+    axes.set_title("top-1 %.4f of %d images%s" % (confusion.trace() / max(images.sum(), 1), images.sum(),
+                                                  ", %d with NaN" % taken_for_none if taken_for_none else ""))
     figure.tight_layout()
     os.makedirs(os.path.dirname(os.path.abspath(picture)), exist_ok=True)
     figure.savefig(picture, format="png")

@@ -207,8 +207,8 @@ def evaluate(parsed):
     log.event(runlog.EVAL, step=step, images=len(data.test_labels), **result)
     log.event(runlog.DONE, step=step, images_per_sec=images_per_sec, images_per_sec_per_card=images_per_sec,
               ms_per_step=1000 * evaluation.BATCH_SIZE / images_per_sec, top1=result["top1"], status="ok")
-    confusion.tell(confusion.count(predicted.argmax(1), data.test_labels, len(data.class_names)), data.class_names,
-                   parsed.confusion_png)
+    confusion.tell(confusion.count(confusion.first_guess(predicted), data.test_labels, len(data.class_names)),
+                   data.class_names, parsed.confusion_png)
     return 0
 
 

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The confusion matrix: counts, table, picture."""
+"""The confusion matrix: counts, table, picture; top-1 of the folders' metrics is its accuracy."""
+import importlib.util
+import os
+
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import confusion
 from common.files import DataError
@@ -29,8 +33,46 @@ def labels_of(axis):
 
 
 def test_counts_by_hand():
-    assert confusion.count(np.array([0, 2, 2]), np.array([0, 1, 1], np.int32), 3).tolist() == [
-        [1, 0, 0], [0, 0, 2], [0, 0, 0]]
+    assert confusion.count(np.array([0, 2, 2, -1]), np.array([0, 1, 1, 1], np.int32), 3).tolist() == [
+        [1, 0, 0, 0], [0, 0, 2, 1], [0, 0, 0, 0]]
+
+
+METRICS = ['CSPNet_ID0840_for_TensorFlow/utils.py', 'cutmix_ID2502_for_TensorFlow2.X/evaluation.py']
+
+
+def metrics_of(path, scores, labels):
+    spec = importlib.util.spec_from_file_location('metrics_under_test', os.path.join(ROOT, path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.metrics(scores, labels)
+
+
+@pytest.mark.parametrize('path', METRICS)
+@pytest.mark.filterwarnings('ignore:invalid value')
+def test_top1_is_the_accuracy_of_the_confusion_matrix(path):
+    random = np.random.RandomState(0)
+    scores = random.randint(0, 3, (4000, 10)).astype(np.float32)  # many ties
+    labels = random.randint(0, 10, 4000)
+    for value, rows in ((np.nan, slice(0, 500)), (np.inf, slice(400, 900)), (-np.inf, slice(800, 1300))):
+        scores[rows][random.rand(500, 10) < 0.2] = value
+    scores[1300:1400] = np.nan
+    scores[1400:1500] = 3e38 * random.randint(-1, 2, (100, 10))
+    counts = confusion.count(confusion.first_guess(scores), labels, 10)
+    result = metrics_of(path, scores, labels)
+    assert result['top1'] == counts.trace() / 4000 and counts.sum() == 4000
+    order = np.argsort(-scores, 1, kind='stable')  # NaN last, the lower index first among equals
+    within_five = (order[:, :5] == labels[:, None]).any(1) & ~np.isnan(scores).any(1)
+    assert result['top5'] == within_five.mean() and 0 < result['top1'] < result['top5'] < 1
+
+
+@pytest.mark.parametrize('path', METRICS)
+@pytest.mark.filterwarnings('ignore:invalid value')
+def test_scores_that_say_nothing_are_not_right(path):
+    labels = np.arange(10)
+    constant = metrics_of(path, np.zeros((10, 10), np.float32), labels)
+    assert constant['top1'] == 0.1 and constant['top5'] == 0.5 and constant['loss'] == pytest.approx(np.log(10))
+    without = metrics_of(path, np.full((10, 10), np.nan, np.float32), labels)
+    assert without['top1'] == without['top5'] == 0 and np.isnan(without['loss'])
 
 
 def test_the_table_has_the_accuracy_of_every_class():
@@ -65,6 +107,15 @@ def test_ten_classes_are_drawn_with_names_counts_and_accuracies(tmp_path, drawn,
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert len(texts) == 100 and texts[(5, 2)] == '1' and texts[(2, 5)] == '' and texts[(0, 0)] == '3'
     assert axes.get_title() == 'top-1 %.4f of 28 images' % (27 / 28)
+
+
+def test_images_without_a_guess_count_as_wrong_and_are_said(tmp_path, drawn):
+    counts = confusion.count([0, -1, 1, -1], [0, 0, 1, 1], 2)
+    confusion.draw(counts, ['cat', 'dog'], str(tmp_path / 'it.png'))
+    axes, right = drawn[0].axes
+    assert axes.get_title() == 'top-1 0.5000 of 4 images, 2 with NaN' and labels_of(right.yaxis) == ['50.0 %'] * 2
+    lines = confusion.table(counts, ['cat', 'dog']).splitlines()[1:]
+    assert [line.split() for line in lines] == [['cat', '2', '0.5000'], ['dog', '2', '0.5000']]
 
 
 @pytest.mark.parametrize('classes, named', [(60, True), (1000, False)])

@@ -130,7 +130,7 @@ def test_a_class_is_taken_for_the_one_that_scores_highest(sample_cifar10, tmp_pa
     monkeypatch.setattr(confusion, 'draw', lambda *words: drawn.extend(words))
     evaluated = evaluation_of(capsys, sample_cifar10, '--confusion_png=%s' % (tmp_path / 'it.png'))
     assert 'step=5 ' in evaluated and ' top1=0.9900 ' in evaluated
-    counts = np.diag([10] * 10)
+    counts = np.eye(10, 11, dtype=int) * 10  # in the last column none
     counts[3, 3], counts[3, 7] = 9, 1
     assert drawn[0].tolist() == counts.tolist() and drawn[2] == str(tmp_path / 'it.png')
 
