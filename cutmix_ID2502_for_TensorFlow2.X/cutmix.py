@@ -4,6 +4,9 @@
 Images are uint8 [B, H, W, C] and stay so: CutMix pastes whole pixels. Every function draws its random numbers from a
 `key`, int64 [2], and from nothing else.
 """
+from fractions import Fraction
+
+import numpy as np
 import tensorflow as tf
 
 PAD_PX = 4  # random crops of the image padded by this much on each side (He et al. 2015, section 4.2)
@@ -66,16 +69,27 @@ def boxes(lam, height_px, width_px, key):
       int32 [B, 4]: top, left, bottom, right; bottom and right are the first row and column outside.
     """
     of_y, of_x = split(key, 2)
-    side_fraction = tf.sqrt(1.0 - lam)
 
     def side(size_px, of_centre):
-        length_px = tf.cast(side_fraction * float(size_px), tf.int32)
+        length_px = box_sides_px(lam, size_px)
         first = uniform_integers(tf.shape(lam), size_px, of_centre) - length_px // 2
         return tf.maximum(first, 0), tf.minimum(first + length_px, size_px)
 
     top, bottom = side(height_px, of_y)
     left, right = side(width_px, of_x)
     return tf.stack([top, left, bottom, right], 1)
+
+
+def box_sides_px(lam, size_px):
+    """size_px sqrt(1 - lambda) in whole pixels, rounded down: int32 [B] of float32 [B].
+
+    Compares areas, because a device's float32 square root of 0.25 may be just below 0.5.
+    """
+    # The smallest float32 share of the area with which a box is 1, 2, ... size_px pixels long.
+    exact = [Fraction(length, size_px) ** 2 for length in range(1, size_px + 1)]
+    nearest = np.array(exact, np.float32)
+    shares = np.where([float(share) < area for share, area in zip(nearest, exact)], np.nextafter(nearest, 2), nearest)
+    return tf.reduce_sum(tf.cast((1.0 - lam)[:, None] >= shares, tf.int32), 1)
 
 
 def paste(images, partners, boxes_yxyx_px):

@@ -2,6 +2,7 @@
 """CutMix: the label is the share of pixels, boxes follow the paper's distribution, all of it from a key."""
 import os
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_sides_and_centres_follow_section_3_1():
     assert abs(np.corrcoef(top, left)[0, 1]) < 0.03
     full = cutmix.boxes(tf.constant([0.0, 1.0]), 20, 60, key(1, 2)).numpy()
     assert (full[1, 2:] == full[1, :2]).all()  # lambda 1 pastes nothing
+
+
+def longest_side(lam, size_px):
+    """The largest n with n <= size_px sqrt(1 - lam), in whole numbers; 1 - lam as float32 has it."""
+    area = Fraction(float(np.float32(1) - lam)) * size_px ** 2
+    return max(n for n in range(size_px + 1) if n * n <= area)
+
+
+@pytest.mark.parametrize('ulps', [-1, 0, 1])
+def test_sides_are_those_of_exact_arithmetic_however_a_device_rounds_square_roots(monkeypatch, ulps):
+    def rounded(x, sqrt=tf.sqrt):
+        return tf.constant(np.nextafter(sqrt(x).numpy(), np.float32(1 + ulps))) if ulps else sqrt(x)
+    monkeypatch.setattr(tf, 'sqrt', rounded)
+    for size_px in (1, 20, 32, 60, 224):
+        edges = np.float32(1) - np.array([(n / size_px) ** 2 for n in range(size_px + 1)], np.float32)
+        lam = np.concatenate([edges, np.nextafter(edges, np.float32(-1)), np.nextafter(edges, np.float32(2)),
+                              np.linspace(0, 1, 500, dtype=np.float32), np.float32(2) ** -np.arange(1, 40)])
+        lam = lam.clip(0, 1).astype(np.float32)
+        sides_px = cutmix.box_sides_px(tf.constant(lam), size_px)
+        assert sides_px.dtype == tf.int32
+        assert sides_px.numpy().tolist() == [longest_side(value, size_px) for value in lam]
 
 
 @pytest.mark.parametrize('alpha', [0.02, 0.25, 1.0, 5.0])
