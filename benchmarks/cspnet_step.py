@@ -38,10 +38,10 @@ def measure(arguments):
         session.run([graph.loss, graph.update], {graph.images: batch[0], graph.labels: batch[1], graph.rate: 1e-3})
 
     plan = in_turns.QUICK_PLAN if arguments.quick else PLAN
-    batches = prefetch(batch, 0, sys.maxsize)
-    in_turns.report(in_turns.time_steps(step, batch(0), arguments.batch, plan,
-                                        (lambda _: contextlib.nullcontext(batches)) if default else None),
-                    arguments.batch, runtime.compute_dtype, graph.loss)
+    with prefetch(batch, 0, sys.maxsize) as batches:
+        in_turns.report(in_turns.time_steps(step, batch(0), arguments.batch, plan,
+                                            (lambda _: contextlib.nullcontext(batches)) if default else None),
+                        arguments.batch, runtime.compute_dtype, graph.loss)
 
 
 def main():

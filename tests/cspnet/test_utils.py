@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches, schedule and metrics of the CSPNet folder."""
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -49,6 +50,15 @@ def test_crops_and_mirrors_are_those_of_the_image():
     assert len(found) > 100  # of 162: places and mirrors vary
 
 
+def test_the_rate_rises_then_falls():
+    rates = [utils.learning_rate(step, 100, 0.5, 'cosine', 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05) and rates[9] == pytest.approx(0.5)
+    assert rates[55] == pytest.approx(0.25) and rates[99] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert utils.learning_rate(90, 100, 0.5, 'constant', 10) == 0.5
+    assert utils.learning_rate(0, 1, 0.5, 'cosine', 500) == 0.5  # a run shorter than its warm-up still trains
+
+
 def test_metrics_by_hand():
     scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
     found = utils.metrics(scores, np.array([0, 1]))
@@ -72,11 +82,29 @@ def test_prediction_covers_every_image_once():
     assert utils.predict(Session(), None, Placeholder(), images)[:, 0].tolist() == list(range(10))
 
 
+def prefetched(make, first, last):
+    with utils.prefetch(make, first, last) as made:
+        return list(made)
+
+
 def test_prefetch_gives_all_in_order_and_passes_errors_on():
-    def given(make, first, last):
-        with utils.prefetch(make, first, last) as batches:
-            return list(batches)
-    assert given(lambda index: index * index, 3, 7) == [9, 16, 25, 36]
-    assert given(lambda index: index, 5, 5) == []
+    assert prefetched(lambda index: index * index, 3, 7) == [9, 16, 25, 36]
+    assert prefetched(lambda index: index, 5, 5) == []
     with pytest.raises(ZeroDivisionError):
-        given(lambda index: 1 // index, 0, 2)
+        prefetched(lambda index: 1 // index, 0, 2)
+
+
+@pytest.mark.parametrize('end', ['pass', 'raise SystemExit(0)'])
+def test_a_program_that_leaves_prefetch_in_the_middle_ends_in_silence(end):
+    # TensorFlow keeps train()'s variables until after Python 3.7 has taken `threading` apart, as this module does.
+    program = ('import sys, threading, types, utils\n'
+               'sys.late = sys.modules["late"] = types.ModuleType("late")\n'
+               'def main():\n'
+               '    with utils.prefetch(lambda index: index, 0, 9) as sys.late.made:\n'
+               '        assert [next(sys.late.made), next(sys.late.made)] == [0, 1] and threading.active_count() == 2\n'
+               '        %s\n'
+               '    assert threading.active_count() == 1\n'
+               'main()\n' % end)
+    ended = subprocess.run([sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           cwd=os.path.dirname(utils.__file__))
+    assert (ended.returncode, ended.stdout) == (0, '')
