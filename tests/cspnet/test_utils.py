@@ -50,15 +50,6 @@ def test_crops_and_mirrors_are_those_of_the_image():
     assert len(found) > 100  # of 162: places and mirrors vary
 
 
-def test_the_rate_rises_then_falls():
-    rates = [utils.learning_rate(step, 100, 0.5, 'cosine', 10) for step in range(100)]
-    assert rates[0] == pytest.approx(0.05) and rates[9] == pytest.approx(0.5)
-    assert rates[55] == pytest.approx(0.25) and rates[99] < 0.001
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert utils.learning_rate(90, 100, 0.5, 'constant', 10) == 0.5
-    assert utils.learning_rate(0, 1, 0.5, 'cosine', 500) == 0.5  # a run shorter than its warm-up still trains
-
-
 def test_metrics_by_hand():
     scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
     found = utils.metrics(scores, np.array([0, 1]))
