@@ -16,9 +16,7 @@ from common import checkpoint, cifar10, confusion, flags, runlog  # noqa: E402
 def parse_args(argv=None):
     """Flags of the evaluation."""
     parser = flags.Parser(prog="test.py", description="Evaluates a checkpoint of train.py on CIFAR-10's test images.")
-    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
-                        help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
-    parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default dataset/")
     parser.add_argument("--batch_size", type=flags.integer(1), default=250, help="images per forward pass")
     parser.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",

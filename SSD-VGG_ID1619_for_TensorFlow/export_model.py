@@ -25,9 +25,7 @@ DESCRIPTION, DEFAULT_BOXES = "model.json", "default_boxes_cxcywh.npy"
 def parse_args(argv=None):
     """Flags of the export."""
     parser = flags.Parser(prog="export_model.py", description="Exports a checkpoint of train.py.")
-    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
-                        help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
-    parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
                         help="of a checkpoint that does not say; then vgg300 without it")
     parser.add_argument("--export_dir", type=flags.output_path,

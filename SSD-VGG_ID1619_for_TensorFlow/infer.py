@@ -24,9 +24,7 @@ _FEW_IMAGES = 100  # fewer than these are not worth starting processes
 def parse_args(argv=None):
     """Flags of the evaluation."""
     parser = flags.Parser(prog="infer.py", description="Evaluates a checkpoint of train.py on Pascal VOC.")
-    parser.add_argument("--checkpoint", type=flags.input_path, default=flags.default_output_path(HERE),
-                        help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
-    parser.add_bool(parser, "--best", False, help="of a run folder, the checkpoint that evaluated best")
+    flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
                         help="of a checkpoint that does not say; then vgg300 without it")
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default data/")

@@ -22,6 +22,8 @@ ALIASES = {
     "--data_dir": "--data_path",
     "--data_dump": "--data_dump_flag",
     "--dump_path": "--data_dump_path",
+    "--checkpoint": "--checkpoint_dir",
+    "--checkpoint_dir": "--checkpoint",
 }
 
 # What a precision mode means. bfloat16: off Ascend products are computed in it, where the device has it; mixlist: it
@@ -251,6 +253,14 @@ def add_device_group(parser, precision_mode):
     parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")
     npu.add_argument("--fusion_off_file", type=input_path, help="fusion switches")
     parser.add_bool(npu, "--autotune", False, help="refused on an NPU: its adapter no longer reads it; set AOE_MODE")
+
+
+def add_checkpoint_group(parser, run_folder):
+    """Adds what a program reads that evaluates or exports a run; the default is run_folder."""
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument("--checkpoint", type=input_path, default=run_folder,
+                       help="a run folder (its newest checkpoint), one checkpoint's folder, or its path prefix")
+    parser.add_bool(group, "--best", False, "of a run folder, the checkpoint that evaluated best")
 
 
 def default_output_path(model_folder):

@@ -15,7 +15,7 @@ tf.disable_v2_behavior()
 import ssdutils  # noqa: E402
 import ssdvgg  # noqa: E402
 import weights  # noqa: E402
-from common import flags  # noqa: E402
+from common import checkpoint, flags  # noqa: E402
 from common.files import DataError  # noqa: E402
 from common.runtime import open_runtime  # noqa: E402
 
@@ -429,18 +429,18 @@ def test_a_published_checkpoint_loads_by_name(tmp_path, runtime):
     more = {'fc6/weights': np.zeros(3, np.float32), 'conv1_1/filter/Momentum': np.zeros(3, np.float32),
             'learning_rate/global_step': np.int32(7)}
     prefix, values = write_checkpoint(tmp_path, 'vgg300', 4, **more)
-    assert weights.find(str(prefix)) == (str(prefix), {})
+    assert checkpoint.find_checkpoint(str(prefix)) == (str(prefix), {})
     assert weights.class_names(tf, prefix) == ['class 0', 'class 1', 'class 2', 'class 3']
     ssdvgg.predictions(tf.zeros([1, 300, 300, 3], tf.uint8), VGG300, 4)
     made = {variable.op.name: variable for variable in tf.global_variables()}
     with tf.Session() as session:
-        weights.restore(runtime, session, prefix, 'vgg300')
+        weights.restore(runtime.tf, session, prefix, 'vgg300')
         for name, found in session.run(made).items():
             np.testing.assert_array_equal(found, values[name])
         with open(prefix + '.data-00000-of-00001', 'r+b') as file:
             file.truncate(1000)
         with pytest.raises(DataError, match='final.ckpt: expected a whole checkpoint'):
-            weights.restore(runtime, session, prefix, 'vgg300')
+            weights.restore(runtime.tf, session, prefix, 'vgg300')
 
 
 @smoke
@@ -454,7 +454,7 @@ def test_a_checkpoint_of_another_network_is_named(stored, classes, wanted, told,
     ssdvgg.predictions(tf.zeros([1, preset.image_px, preset.image_px, 3], tf.uint8), preset, 2)
     with tf.Session() as session:
         with pytest.raises(DataError) as error:
-            weights.restore(runtime, session, prefix, wanted)
+            weights.restore(runtime.tf, session, prefix, wanted)
     assert told in str(error.value)
 
 

@@ -343,9 +343,9 @@ def test_sigterm_saves_and_other_flags_do_not_continue_it(data, tmp_path):
     code, said = finish(command + ['--weight_decay=1e-3'], cwd=FOLDER)
     assert code == 1 and '--weight_decay: expected 0.0005 as in the unfinished run' in event(said, 'fail')['message']
     assert sorted(os.listdir(str(folder))) == before
-    import weights
+    from common import checkpoint
     for path in (tmp_path / 'run', folder, folder / ('step-%08d' % saved)):
-        assert weights.find(str(path))[1]['step'] == saved
+        assert checkpoint.find_checkpoint(str(path))[1]['step'] == saved
 
 
 @smoke
