@@ -3,9 +3,10 @@
 
 An empty variable counts as one that is not set.
 """
+import json
 import os
 
-from common.files import DataError
+from common.files import DataError, read_json
 
 
 def read():
@@ -17,11 +18,25 @@ def read():
     ranks = size_text()
     if not ranks.isdigit() or int(ranks) < 1:
         raise DataError("RANK_SIZE", "the number of ranks", repr(ranks), "unset it, or start with test/*_8p.sh")
+    if int(ranks) > 1 and table_file():
+        _check_table(table_file(), int(ranks))
     rank = os.environ.get("RANK_ID") or ("0" if int(ranks) == 1 else "")
     if not rank.isdigit() or int(rank) >= int(ranks):
         raise DataError("RANK_ID", "this process among RANK_SIZE=%s, from 0" % ranks, repr(rank),
                         "export it, or start with test/*_8p.sh")
     return int(rank), int(ranks)
+
+
+def _check_table(path, ranks):
+    """The launcher checks a table in full; a rank that was started without it must not wait for others in vain."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(path, "a rank table in JSON", "something else" if os.path.exists(path) else "no such file",
+                        "correct RANK_TABLE_FILE")
+    devices = json.dumps(content).count('"device_id":')
+    if devices != ranks:
+        raise DataError(path, "%d devices, as RANK_SIZE says" % ranks, devices,
+                        "correct the rank table (RANK_TABLE_FILE) or RANK_SIZE")
 
 
 def size_text():

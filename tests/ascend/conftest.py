@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stand-ins of Ascend's packages, importable for one test, and all that importing them changes undone after it."""
+import json
 import os
 import sys
 
@@ -62,6 +63,6 @@ def adapter(fakes, tf):
 @pytest.fixture
 def eight_ranks(environment, tmp_path):
     """This process is rank 3 of eight."""
-    (tmp_path / 'table.json').write_text('{}')
+    (tmp_path / 'table.json').write_text(json.dumps({'devices': [{'device_id': str(n)} for n in range(8)]}))
     for name, value in dict(RANK_SIZE='8', RANK_ID='3', RANK_TABLE_FILE=str(tmp_path / 'table.json')).items():
         environment.setenv(name, value)

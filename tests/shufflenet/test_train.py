@@ -319,23 +319,3 @@ def test_damaged_records_are_said_and_stop_the_run_beyond_the_limit(shards, tmp_
     line = failure(capsys, '--max_bad_records=0', '--mode=train_and_evaluate', '--max_train_steps=1',
                    '--log_dir=%s' % (tmp_path / 'eval'), *words[:1] + TINY)
     assert 'eval_shards: expected at most 0 damaged records' in line
-
-
-def test_a_rank_table_that_does_not_fit_is_named(shards, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv('RANK_TABLE_FILE', os.path.join(FOLDER, 'test', '8p.json'))
-    output = '--log_dir=%s' % (tmp_path / 'out')
-    data = ['--data_dir=%s' % shards, '--num_classes=10']
-    monkeypatch.setenv('RANK_SIZE', '4')
-    line = failure(capsys, output, '--rank_size=4', *data)
-    assert '8p.json: expected 4 devices, as --rank_size says; found 8' in line
-    (tmp_path / 'table.json').write_text('{"group_list": [')
-    monkeypatch.setenv('RANK_TABLE_FILE', str(tmp_path / 'table.json'))
-    assert 'table.json: expected a rank table in JSON' in failure(capsys, output, '--rank_size=4', *data)
-    devices = [{'device_id': str(number), 'device_ip': '10.0.0.%d' % (1 + number // 2), 'rank_id': str(number)}
-               for number in range(4)]
-    table = {'version': '1.0', 'status': 'completed', 'server_count': '1',
-             'server_list': [{'server_id': '10.0.1.1', 'device': devices}]}
-    (tmp_path / 'table.json').write_text(json.dumps(table))
-    line = failure(capsys, output, '--rank_size=4', *data)
-    assert 'device_ip' in line and '10.0.0.1' in line
-    assert not (tmp_path / 'out').exists()

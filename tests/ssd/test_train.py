@@ -430,7 +430,7 @@ def failure(capsys, *words):
 
 @pytest.mark.parametrize('words, told', [
     (['--data_path=none'], 'no such folder'), (['--data_path=empty'], 'in it: nothing'),
-    (['--vgg_dir=none'], 'SavedModel'), (['--resume=none'], 'no whole checkpoint'),
+    (['--vgg_dir=none'], 'SavedModel'), (['--resume=.'], 'no whole checkpoint'),
     (['--continue-training=True'], 'an unfinished run, because of --resume=True')])
 def test_what_is_missing_is_one_sentence_and_the_run_folder_stays(words, told, data, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
@@ -509,10 +509,3 @@ def test_the_flags_of_every_script_are_accepted(script, tmp_path):
     code, said = finish(command, cwd=str(tmp_path))
     assert code == 1 and '%s: expected VOCdevkit/' % (tmp_path / 'none') in said and said.count('\n') == 1, said
     assert not os.listdir(str(tmp_path))
-
-
-def test_a_rank_table_that_does_not_fit_is_named(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv('RANK_TABLE_FILE', os.path.join(FOLDER, 'test', '8p.json'))
-    monkeypatch.setenv('RANK_SIZE', '4')
-    line = failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'))
-    assert '8p.json: expected 4 devices, as RANK_SIZE says' in line and not (tmp_path / 'out').exists()
