@@ -107,6 +107,28 @@ def check_is_before_end(prefix, state, unit, end):
                         "%s of %s %g" % (prefix, unit, state[unit]), "give a larger --epochs or --train_steps")
 
 
+def find_start(store, continued, resume, end_step):
+    """What training starts from: (path prefix, state), or None for nothing, and on ranks other than 0.
+
+    Args:
+      store: CheckpointStore of the run; what a killed save left behind goes.
+      continued: what open_run said; then it is the newest checkpoint, without one as for a new run.
+      resume: as in the flags; a path means another run's.
+      end_step: int, that of the run.
+    Raises:
+      DataError: the path holds no checkpoint, or one of the end or later.
+    """
+    if not ranks.is_rank_0():
+        return None
+    store.clean()
+    newest = store.newest() if continued else None
+    if newest or resume in ("auto", "True", "False"):
+        return newest
+    prefix, state = find_checkpoint(resume)
+    check_is_before_end(prefix, state, "step", end_step)
+    return prefix, state
+
+
 def _lock(output_path):
     """The descriptor of this run's lock on its folder: the launcher's, which was handed down, or one of its own."""
     try:

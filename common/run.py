@@ -85,8 +85,7 @@ class Run:
     Attributes:
       restored: (path prefix, state) of the checkpoint to start from, or None.
       first_step, total_steps, steps_per_epoch: int; first_step once the runtime is open.
-      stop: StopRequest, once begun.
-      exit_code: of the process, in the end.
+      stop: StopRequest, once begun; exit_code: of the process, in the end.
     Raises:
       DataError: there are fewer images than a step takes, or the folder is refused (checkpoint.open_run).
     """
@@ -103,21 +102,12 @@ class Run:
         self.total_steps = parsed.train_steps or parsed.epochs * self.steps_per_epoch
         self._continued, self._lock = checkpoint.open_run(parsed.output_path, vars(parsed))
         self._store = checkpoint.CheckpointStore(parsed.output_path, getattr(parsed, "name", None) or "ckpt")
-        self.restored = self._find_start() if self.rank == 0 else None
-        self._log: Any = None
+        self.restored = checkpoint.find_start(self._store, self._continued, parsed.resume, self.total_steps)
         self.stop: Any = None
+        self._log: Any = None
         self._bar: Any = None
         self._result, self._losses, self._shared_at, self._step, self._wait_sec = None, _Losses(), -1, 0, 0.0
         self.exit_code = 1
-
-    def _find_start(self):
-        self._store.clean()
-        newest = self._store.newest() if self._continued else None
-        if newest or self._parsed.resume in ("auto", "True", "False"):
-            return newest
-        prefix, state = checkpoint.find_checkpoint(self._parsed.resume)
-        checkpoint.check_is_before_end(prefix, state, "step", self.total_steps)
-        return prefix, state
 
     def open_runtime(self, **words):
         """The backend: see runtime.open_runtime, which imports TensorFlow; only once flags and data are right."""
@@ -141,10 +131,8 @@ class Run:
           look_every: steps between two looks at the loss and at requests to stop.
           advice: what to do about a loss that is not finite.
           new_warnings: function() -> sentences that came up since the last call.
-          tensorboard: folder for TensorBoard; default tb in the run folder.
-          log_name: a file of the run folder that gets the event lines as well.
+          tensorboard: its folder; default tb in the run folder. log_name: as for runlog.RunLog.
           at_end: function() that rank 0 calls before the [done] line.
-          fields: of the [run] line.
         """
         parsed, runtime = self._parsed, self._runtime
         self._variables, self._save_files, self._evaluate, self._judged_by = variables, save, evaluate, judged_by
@@ -152,19 +140,17 @@ class Run:
         self._per_run, self._at_end = runtime.steps_per_run, at_end
         self._newest = self.restored[0] if self.restored else None
         self._before_sec = self.restored[1].get("wall_sec", 0.0) if self._continued and self.restored else 0.0
-        writer = None
         if self.rank == 0:
             write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                        json.dumps(vars(parsed), indent=1, sort_keys=True))
-            writer = runlog.ScalarWriter(tensorboard or os.path.join(parsed.output_path, "tb"))
-        self._log = runlog.RunLog(parsed.output_path, self.rank, writer, log_name)
+        self._log = runlog.RunLog(parsed.output_path, self.rank, tensorboard or os.path.join(parsed.output_path, "tb"),
+                                  log_name)
         before = {"before_sec": self._before_sec} if self._before_sec else {}
         self._log.event(runlog.RUN, **fields, batch_size=parsed.batch_size, images=self._images,
                         steps=self.total_steps, first_step=self.first_step, seed=parsed.seed,
                         precision_mode=parsed.precision_mode, commit=runlog.source_commit(), **before,
                         **runtime.describe(peak_rate))
-        for message in runtime.warnings:
-            self._log.warn(message)
+        self._log.warn(*runtime.warnings)
         self.stop = StopRequest(self.ranks)
 
     def steps(self):
@@ -189,18 +175,17 @@ class Run:
         """Call it after each round of steps(): says, evaluates and saves what is due.
 
         Args:
-          step: from steps().
-          lr: float, the rate of this step.
+          step: from steps(); lr: float, the rate of this step.
           losses: loss=value, or the parts of it by name; this rank's.
         """
-        parsed, last = self._parsed, step == self.total_steps
-        self._step = step
+        parsed, self._step = self._parsed, step
         self._losses.add(losses)
-        epoch_ended = step % self.steps_per_epoch < self._per_run  # in the steps of this round
-        line_due = last or step == self.first_step + self._per_run or step % parsed.log_every < self._per_run
-        evaluation_due = self._evaluate is not None and (last or bool(
-            epoch_ended and parsed.eval_every and step // self.steps_per_epoch % parsed.eval_every == 0))
-        save_due = last or step % parsed.save_every < self._per_run
+        epochs = parsed.eval_every or self.total_steps  # 0: at the end alone
+        line_due, evaluation_due, save_due = (  # whether one of this round's steps is such a multiple, or the last
+            step == self.total_steps or step % every < self._per_run
+            for every in (parsed.log_every, self.steps_per_epoch * epochs, parsed.save_every))
+        line_due = line_due or step == self.first_step + self._per_run
+        evaluation_due = evaluation_due and self._evaluate is not None
         looks = line_due or evaluation_due or save_due or self._per_run > 1 or step % self._look_every == 0
         if looks:
             self._look(step)
@@ -212,7 +197,7 @@ class Run:
             if line_due:
                 self._log.event(runlog.TRAIN, step=step, epoch=step / self.steps_per_epoch, **self._losses.means(),
                                 lr=lr, **self._throughput.recent((self.total_steps - step) // self._per_run))
-                self._say_new_warnings()
+                self._log.warn(*self._new_warnings())
             if evaluation_due and not self.stop.exit_code:
                 self._evaluate_at(step)
                 metric = (self._result or {}).get(self._judged_by)
@@ -230,10 +215,6 @@ class Run:
                         name.replace("_", " "), step - rounds_ago * self._per_run, value, self._newest or "none yet",
                         self._advice))
 
-    def _say_new_warnings(self):
-        for message in self._new_warnings():
-            self._log.warn(message)
-
     def _share_statistics(self, step):
         if self._shared_at != step:  # means of equal values need not be equal to them
             self._runtime.share_statistics(self._variables)
@@ -243,7 +224,7 @@ class Run:
         self._share_statistics(step)
         self._result = self._evaluate()
         self._runtime.mean_and_stop(self.stop, [])  # a request that came meanwhile is one for all ranks
-        self._say_new_warnings()
+        self._log.warn(*self._new_warnings())
         if self._result is not None:
             self._log.event(runlog.EVAL, step=step, epoch=step / self.steps_per_epoch, **self._result)
 

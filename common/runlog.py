@@ -57,12 +57,13 @@ class RunLog:
     Args:
       output_path: run folder, or None to print only.
       rank: this process; ranks above 0 only print, and of events only [warn], [fail] and [done].
-      tensorboard: an object with scalar(name, value, step), or None.
+      tensorboard: folder for TensorBoard, or None.
       log_name: a file of the run folder that gets the event lines as well, or None.
     """
 
     def __init__(self, output_path=None, rank=0, tensorboard=None, log_name=None):
-        self.rank, self.tensorboard = rank, tensorboard
+        self.rank = rank
+        self._tensorboard = ScalarWriter(tensorboard) if tensorboard and rank == 0 else None
         self._file = self._text_file = None
         if output_path and rank == 0:
             self._file = open(os.path.join(output_path, METRICS_FILE), "a", encoding="utf-8")
@@ -81,13 +82,15 @@ class RunLog:
         if self._file:
             self._file.write(json.dumps(dict(time=round(time.time(), 3), event=event, **fields)) + "\n")
             self._file.flush()
-        if self.tensorboard and event in (TRAIN, EVAL) and "step" in fields:
+        if self._tensorboard and event in (TRAIN, EVAL) and "step" in fields:
             for key, value in fields.items():
                 if key != "step" and isinstance(value, float):
-                    self.tensorboard.scalar("%s/%s" % (event, key), value, fields["step"])
+                    self._tensorboard.scalar("%s/%s" % (event, key), value, fields["step"])
 
-    def warn(self, message):
-        self.event(WARN, message=message)
+    def warn(self, *messages):
+        """A [warn] line for each sentence."""
+        for message in messages:
+            self.event(WARN, message=message)
 
     def fail(self, error, step=None):
         """The [fail] line of an exception; what was not foreseen also leaves its traceback in the log.

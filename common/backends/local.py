@@ -124,13 +124,7 @@ class Local:
             self.execution.assignment(variables, lambda: self.of_rank_0(variables))()
 
     def all_sum(self, values):
-        """Sums of numbers over ranks; alone it returns them.
-
-        Args:
-          values: numpy array or list of numbers; they travel as float32.
-        Returns:
-          float64 array of the same shape.
-        """
+        """Sums over ranks: an array or list of numbers, which travel as float32 -> float64 array of its shape."""
         values = np.asarray(values, np.float64)
         if self.ranks == 1:
             return values
@@ -153,14 +147,7 @@ class Local:
             return int(self.all_sum(mine)[0])
 
     def mean(self, fields, count):
-        """Means over the examples of all ranks.
-
-        Args:
-          fields: {name: float}, the means over this rank's examples.
-          count: int, how many these are.
-        Returns:
-          {name: float}.
-        """
+        """Means over the examples of all ranks: {name: float}, from those over this rank's `count` examples."""
         if self.ranks == 1:
             return fields
         sums = self.all_sum([fields[name] * count if count else 0.0 for name in sorted(fields)] + [count])
@@ -172,8 +159,6 @@ class Local:
         Args:
           stop: run.StopRequest.
           losses: list of float.
-        Returns:
-          list of float.
         """
         if self.ranks == 1:
             return [float(loss) for loss in losses]
