@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CIFAR-10 is read right or not at all; every refusal is one line that says where, what and what to do."""
+import gzip
 import os
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import cifar10
 from common.files import DataError
@@ -24,6 +26,10 @@ def write_pickle(path, content, protocol=2):
 def read_pickle(path):
     with open(str(path), 'rb') as stream:
         return pickle.load(stream, encoding='bytes')
+
+
+def load_pickle(path):
+    return cifar10.load_restricted_pickle(cifar10.File(str(path), 0, lambda: open(str(path), 'rb')))
 
 
 def message_of(function, *args):
@@ -95,7 +101,12 @@ def test_every_documented_place_is_found(batches, archive, tmp_path):
     renamed = tmp_path / 'renamed'
     shutil.copytree(str(batches), str(renamed))
     whole = cifar10.load_cifar10(str(batches))
-    for place in (batches, batches.parent, below.parent, renamed, archive, archive.parent):
+    twice, keras = tmp_path / 'twice' / 'cifar-10-batches-py', tmp_path / 'datasets' / 'cifar-10-batches-py-target'
+    for folder in (twice, keras):
+        folder.mkdir(parents=True)
+        shutil.copytree(str(batches), str(folder / 'cifar-10-batches-py'))
+    for place in (batches, batches.parent, below.parent, renamed, archive, archive.parent, twice, twice.parent,
+                  keras.parent):
         assert_same(cifar10.load_cifar10(str(place)), whole)
     assert cifar10.find_cifar10(str(batches.parent)) == str(batches)
 
@@ -113,6 +124,27 @@ def test_other_places_are_refused(tmp_path):
     (tmp_path / 'photo.jpg').write_bytes(b'x')
     assert 'photo.jpg' in message_of(cifar10.find_cifar10, str(tmp_path))
     assert 'another file' in message_of(cifar10.find_cifar10, str(tmp_path / 'photo.jpg'))
+    (tmp_path / 'cifar-10-batches-py').mkdir()
+    (tmp_path / 'cifar-10-batches-py' / 'data_batch_1.txt').write_bytes(b'x')
+    assert 'found data_batch_1.txt' in message_of(cifar10.find_cifar10, str(tmp_path))
+
+
+@pytest.mark.parametrize('folder, names, told', [
+    ('cifar-10-batches-bin', ['data_batch_1.bin', 'test_batch.bin'], 'the binary version of CIFAR-10'),
+    ('cifar-10-batches-mat', ['data_batch_1.mat', 'test_batch.mat'], 'the Matlab version of CIFAR-10'),
+    ('cifar-100-python', ['train', 'test', 'meta'], 'CIFAR-100'),
+])
+def test_other_data_of_its_authors_is_named(tmp_path, folder, names, told):
+    other = tmp_path / 'data' / folder
+    other.mkdir(parents=True)
+    for name in names:
+        (other / name).write_bytes(b'x')
+    with tarfile.open(str(tmp_path / 'packed.tar.gz'), 'w:gz') as packed:
+        packed.add(str(other), folder)
+    shutil.copytree(str(other), str(tmp_path / 'renamed'))
+    for place in (tmp_path / 'data', other, tmp_path / 'renamed', tmp_path / 'packed.tar.gz'):
+        message = message_of(cifar10.load_cifar10, str(place))
+        assert 'found %s (' % told in message and 'fetch cifar-10-python.tar.gz from https://' in message
 
 
 def test_missing_file_is_named(batches):
@@ -151,7 +183,7 @@ def test_label_out_of_range_names_file_row_and_value(batches, label):
 
 @pytest.mark.parametrize('change, told', [
     (dict(data=np.zeros((0, 3072), np.uint8), labels=[]), 'no images'),
-    (dict(data=np.zeros((4, 3072), np.uint8)), '100 labels'),
+    (dict(data=np.zeros((4, 3072), np.uint8)), 'a list of 100'),
     (dict(data=np.zeros((100, 3071), np.uint8)), '[100, 3071]'),
     (dict(data=np.zeros((100, 3072), np.float32)), 'float32'),
     (dict(data=[1, 2]), 'a list'),
@@ -194,16 +226,18 @@ def test_import_in_a_pickle_is_refused_and_not_run(batches, tmp_path):
     (b'cbuiltins\neval\n(S"1"\ntR.', 'builtins.eval'),
     (b'cbuiltins\nbytes\n(I9\ntR.', 'builtins.bytes'),
     (b'cnumpy\nload\n(S"x"\ntR.', 'numpy.load'),
-    (b'cnumpy.core.multiarray\nscalar\n.', 'numpy.core.multiarray.scalar'),
+    (b'cnumpy.core.multiarray\nset_string_function\n.', 'numpy.core.multiarray.set_string_function'),
+    (b'cnumpy.core.multiarray\nscalar\n(S"O"\nS"x"\ntR.', 'an array whose state'),
+    (b'cnumpy\nndarray\n(I100000\ntR.', 'not callable'),
+    (b'cnumpy.core.numeric\n_frombuffer\n(S"ab"\nS"O"\n(I2\ntS"C"\ntR.', 'an array whose state'),
     (b'c_codecs\nencode\n(V1\nVrot13\ntR.', 'rot13'),
     (b'cnumpy\ndtype\n(S"O8"\nI0\nI1\ntR.', 'dtype'),
-    (b'cnumpy.core.multiarray\n_reconstruct\n(c_codecs\nencode\n(I0\ntS"b"\ntR.', 'array type'),
     (b'(' * 200, 'cannot be read'),
 ])
 def test_restricted_pickle_admits_arrays_and_containers_only(tmp_path, program, told):
     path = tmp_path / 'p'
     path.write_bytes(program)
-    assert told in message_of(cifar10.load_restricted_pickle, str(path))
+    assert told in message_of(load_pickle, path)
 
 
 def test_array_state_is_checked_before_numpy_sees_it(tmp_path):
@@ -211,21 +245,51 @@ def test_array_state_is_checked_before_numpy_sees_it(tmp_path):
     dtype = b'cnumpy\ndtype\n(S"u1"\nI0\nI1\ntR(I3\nS"|"\nNNNI-1\nI-1\nI0\ntb'
     good = reconstruct + b'(I1\n(I2\nt' + dtype + b'I00\nS"ab"\ntb.'
     (tmp_path / 'good').write_bytes(good)
-    assert cifar10.load_restricted_pickle(str(tmp_path / 'good')).tolist() == [97, 98]
+    assert load_pickle(tmp_path / 'good').tolist() == [97, 98]
     for bad in (good.replace(b'(I2\nt', b'(I900000\nt'), good.replace(b'(I2\nt', b'(I-1\nt'),
                 good.replace(b'S"ab"', b'(lI1\na'), good.replace(dtype, b'S"O"\n')):
         (tmp_path / 'bad').write_bytes(bad)
-        assert 'cannot be read' in message_of(cifar10.load_restricted_pickle, str(tmp_path / 'bad'))
+        assert 'cannot be read' in message_of(load_pickle, tmp_path / 'bad')
 
 
-@pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4])
+@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
 def test_arrays_and_containers_survive(tmp_path, protocol):
-    content = {b'a': np.arange(12, dtype='>i4').reshape(3, 4),
-               b'b': [1, 2.5, None, True, b'x', b'', 'y'], b'c': (1,)}
-    write_pickle(tmp_path / 'p', content, protocol)
-    read = cifar10.load_restricted_pickle(str(tmp_path / 'p'))
-    np.testing.assert_array_equal(read.pop(b'a'), content.pop(b'a'))
-    assert read == content
+    arrays = {b'big-endian': np.arange(12, dtype='>i4').reshape(3, 4), b'columns': np.arange(6).reshape(2, 3).T,
+              b'turned': np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1), b'every second': np.arange(6)[::2]}
+    content = {b'b': [1, 2.5, None, True, b'x', b'', 'y'], b'c': (1,), b'numpy': [np.int64(3), np.float32(2.5)]}
+    write_pickle(tmp_path / 'p', dict(content, **{key.decode(): array for key, array in arrays.items()}), protocol)
+    read = load_pickle(tmp_path / 'p')
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(read.pop(key.decode()), array)
+    assert read == content and all(type(number) in (int, float) for number in read[b'numpy'])
+
+
+def test_protocol_5_is_read_by_every_python(tmp_path):
+    # What numpy 2 writes for np.array([[1, 2]], np.uint8) at protocol 5.
+    (tmp_path / 'p').write_bytes(
+        b'\x80\x05\x95y\0\0\0\0\0\0\0\x8c\x13numpy._core.numeric\x94\x8c\x0b_frombuffer\x94\x93\x94(\x96\x02\0\0\0\0\0\0\0'
+        b'\x01\x02\x94\x8c\x05numpy\x94\x8c\x05dtype\x94\x93\x94\x8c\x02u1\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01|\x94NNNJ\xff'
+        b'\xff\xff\xffJ\xff\xff\xff\xffK\0t\x94bK\x01K\x02\x86\x94\x8c\x01C\x94t\x94R\x94.')
+    read = load_pickle(tmp_path / 'p')
+    assert read.tolist() == [[1, 2]] and read.dtype == np.uint8
+
+
+@pytest.mark.parametrize('program', [
+    pytest.param(b'(lr\0\0\0\3.', id='index'), pytest.param(b'(lp50000000\n.', id='index in text'),
+    pytest.param(b'\x96\0\0\0\x30\0\0\0\0x.', id='length')])
+def test_a_number_in_a_pickle_does_not_fill_the_memory(tmp_path, program):
+    (tmp_path / 'p').write_bytes(program)
+    limited = ('import resource, sys\n'
+               'from common import cifar10\n'
+               'resource.setrlimit(resource.RLIMIT_DATA, (2 ** 31, 2 ** 31))\n'
+               'try:\n'
+               '    print(cifar10.load_restricted_pickle(cifar10.File("it", 0, lambda: open(sys.argv[1], "rb"))))\n'
+               'except cifar10.DataError as error:\n'
+               '    print(error)\n'
+               'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)')
+    said = subprocess.check_output([sys.executable, '-c', limited, str(tmp_path / 'p')], cwd=ROOT, text=True)
+    read, peak_mb = said.splitlines()
+    assert int(peak_mb) < 500 and (read == '[]' or 'cannot be read' in read)
 
 
 @pytest.mark.skipif(not hasattr(np.ndarray, '__array_namespace__'), reason='numpy 1 uses the old name')
@@ -234,7 +298,7 @@ def test_both_numpy_generations_module_names(tmp_path):
     assert b'numpy._core.multiarray' in written
     for name in (b'numpy._core.multiarray', b'numpy.core.multiarray'):
         (tmp_path / 'p').write_bytes(written.replace(b'numpy._core.multiarray', name))
-        assert cifar10.load_restricted_pickle(str(tmp_path / 'p')).tolist() == [0, 1, 2]
+        assert load_pickle(tmp_path / 'p').tolist() == [0, 1, 2]
 
 
 def test_truncated_archive_is_refused(archive):
@@ -243,6 +307,15 @@ def test_truncated_archive_is_refused(archive):
     assert str(archive) in message_of(cifar10.load_cifar10, str(archive))
     archive.write_bytes(b'no archive')
     assert str(archive) in message_of(cifar10.load_cifar10, str(archive))
+
+
+@pytest.mark.parametrize('kind', [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_archive_of_very_much_is_refused_before_it_is_unpacked(tmp_path, kind):
+    member = tarfile.TarInfo('cifar-10-batches-py/data_batch_1')
+    member.type, member.size = kind, 2 ** 40
+    with gzip.open(str(tmp_path / 'bomb.tar.gz'), 'wb') as packed:
+        packed.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(2 ** 20))
+    assert 'a member of %d bytes' % 2 ** 40 in message_of(cifar10.load_cifar10, str(tmp_path / 'bomb.tar.gz'))
 
 
 def test_archive_is_never_unpacked(batches, tmp_path):
@@ -284,8 +357,7 @@ def test_peak_memory_is_the_result_plus_one_file(tmp_path):
                'before = peak()\n'
                'data = cifar10.load_cifar10(sys.argv[1])\n'
                'print(peak() - before, data.train_images.nbytes / 2 ** 20)\n')
-    root = os.path.dirname(os.path.dirname(os.path.abspath(cifar10.__file__)))
-    output = subprocess.check_output([sys.executable, '-c', program, str(folder)], cwd=root)
+    output = subprocess.check_output([sys.executable, '-c', program, str(folder)], cwd=ROOT)
     grown_mb, images_mb = map(float, output.split())
     one_file_mb = images_mb / 5
     assert images_mb < grown_mb < images_mb + 3 * one_file_mb
