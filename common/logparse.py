@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Event lines -> summary -> the documented "Final ..." block, ${CaseName}.log and ${CaseName}_loss.txt."""
+"""Event lines -> summary -> the documented "Final ..." block, ${CaseName}.log and the file of losses."""
 import collections
+import contextlib
 import json
 import os
 import platform
@@ -16,8 +17,7 @@ _FIELD = re.compile(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|\S+)")
 NPU_COMPILED = "The model has been compiled on the Ascend AI processor"
 
 Summary = collections.namedtuple(
-    "Summary", "model device ranks batch_size images_per_sec images_per_sec_per_card sec_per_step loss accuracy losses "
-               "finished used_npu fail_message")
+    "Summary", "device ranks batch_size images_per_sec sec_per_step loss accuracy losses before_sec finished used_npu")
 
 
 def parse_line(line):
@@ -25,12 +25,17 @@ def parse_line(line):
 
     Whatever stands before the event does no harm: a progress bar's carriage return, TensorFlow's own words.
     """
-    found = _EVENT.search(line)
-    if not found:
+    event = _EVENT.search(line)
+    if not event:
         return None
-    fields = {key: json.loads(value) if value.startswith('"') else value
-              for key, value in _FIELD.findall(found.group(2))}
-    return found.group(1), fields
+    return event.group(1), {key: _unquoted(value) for key, value in _FIELD.findall(event.group(2))}
+
+
+def _unquoted(value):
+    try:
+        return json.loads(value) if value.startswith('"') else value
+    except ValueError:  # not written by runlog
+        return value
 
 
 def summarize(lines):
@@ -40,33 +45,37 @@ def summarize(lines):
       lines: iterable of str.
     Returns:
       Summary of the last run in it; numbers are float or None where the log has none. `accuracy` is the last
-      evaluation's top1 or map; `losses` the training losses as (step, loss), each step once; `used_npu` whether the
-      log proves that an NPU computed.
+      evaluation's top1 or map; `losses` the training losses as (step, loss), each step once, those of the sessions that
+      the last one continued among them; `before_sec` the time that these took; `used_npu` whether the log proves that
+      an NPU computed.
     """
-    run, done, accuracy, fail, losses, used_npu = {}, {}, None, None, {}, False
+    run, done, accuracies, losses, used_npu = {}, {}, [], {}, False
     for line in lines:
         used_npu = used_npu or NPU_COMPILED in line
         event, fields = parse_line(line) or (None, {})
+        step = _first_number(fields, "step") or 0.0
         if event == runlog.RUN:
-            run, done, fail = fields, {}, None
+            run, done = fields, {}
             used_npu = used_npu or fields.get("variables_on", "").startswith("NPU:")
+            start = _first_number(fields, "first_step")
+            if start is not None:  # an evaluation says none; what came after this step is lost
+                losses = {step: loss for step, loss in losses.items() if step <= start}
+                accuracies = [pair for pair in accuracies if pair[0] <= start]
         elif event == runlog.TRAIN:
-            losses[int(fields["step"])] = float(fields["loss"])
+            losses[step] = _first_number(fields, "loss")
         elif event == runlog.EVAL:
-            evaluated = _first_number(fields, "top1", "map")
-            accuracy = accuracy if evaluated is None else evaluated
+            accuracies.append((step, _first_number(fields, "top1", "map")))
         elif event == runlog.DONE:
             done = fields
-        elif event == runlog.FAIL:
-            fail = fields.get("message", "")
+    measured = sorted(pair for pair in losses.items() if pair[1] is not None)
     ms_per_step = _first_number(done, "ms_per_step")
-    ordered = sorted(losses.items())
+    accuracy = [value for _, value in accuracies if value is not None][-1:]
     return Summary(
-        model=run.get("model"), device=run.get("device"), ranks=int(run.get("ranks", 1)),
-        batch_size=int(run.get("batch_size", 0)), images_per_sec=_first_number(done, "images_per_sec"),
-        images_per_sec_per_card=_first_number(done, "images_per_sec_per_card"),
-        sec_per_step=None if ms_per_step is None else ms_per_step / 1000, loss=ordered[-1][1] if ordered else None,
-        accuracy=accuracy, losses=ordered, finished=done.get("status") == "ok", used_npu=used_npu, fail_message=fail)
+        device=run.get("device"), ranks=int(run.get("ranks", 1)), batch_size=int(run.get("batch_size", 0)),
+        images_per_sec=_first_number(done, "images_per_sec"),
+        sec_per_step=None if ms_per_step is None else ms_per_step / 1000, loss=measured[-1][1] if measured else None,
+        accuracy=accuracy[0] if accuracy else None, losses=measured, before_sec=_first_number(run, "before_sec") or 0.0,
+        finished=done.get("status") == "ok", used_npu=used_npu)
 
 
 def final_block(summary, wall_sec):
@@ -75,31 +84,42 @@ def final_block(summary, wall_sec):
         "------------------ Final result ------------------",
         "Final Performance images/sec : %s" % _said(summary.images_per_sec, "%.2f"),
         "Final Performance sec/step : %s" % _said(summary.sec_per_step, "%.4f"),
+        "Final Training Duration sec : %d" % round(wall_sec),
         "E2E Training Duration sec : %d" % round(wall_sec),
         "Final Train Accuracy : %s" % _said(summary.accuracy, "%.4f"),
     ])
 
 
-def write_case_files(output_path, case_name, network, summary, wall_sec):
-    """Writes ${CaseName}.log (key = value lines) and ${CaseName}_loss.txt (one training loss a line)."""
-    write_text(os.path.join(output_path, case_name + "_loss.txt"),
+def write_case_files(output_path, case_name, network, batch_size, summary, wall_sec, sec_per_step=False):
+    """Writes ${CaseName}.log (key = value lines) and the losses (one a line) as the published scripts do.
+
+    Args:
+      batch_size: what the case calls so: of a card, or of all.
+      wall_sec: of all sessions.
+      sec_per_step: whether TrainingTime is in seconds and the other file ${CaseName}_loss.txt, instead of milliseconds
+        and train_${CaseName}_loss.txt.
+    """
+    loss_file, scale, form = ("%s_loss.txt", 1, "%.4f") if sec_per_step else ("train_%s_loss.txt", 1000, "%.2f")
+    write_text(os.path.join(output_path, loss_file % case_name),
                "".join("%.4f\n" % loss for _, loss in summary.losses))
+    step_time = None if summary.sec_per_step is None else scale * summary.sec_per_step
     rows = [
-        ("Network", network), ("RankSize", summary.ranks), ("BatchSize", summary.batch_size),
+        ("Network", network), ("RankSize", summary.ranks), ("BatchSize", batch_size),
         ("DeviceType", platform.machine()), ("CaseName", case_name),
-        ("ActualFPS", _said(summary.images_per_sec, "%.2f")), ("TrainingTime", _said(summary.sec_per_step, "%.4f")),
-        ("ActualLoss", _said(summary.loss, "%.4f")), ("E2ETrainingTime", "%d" % round(wall_sec)),
-        ("TrainAccuracy", _said(summary.accuracy, "%.4f")),
+        ("ActualFPS", _said(summary.images_per_sec, "%.2f", "")), ("TrainingTime", _said(step_time, form, "")),
+        ("ActualLoss", _said(summary.loss, "%.4f", "")), ("E2ETrainingTime", "%d" % round(wall_sec)),
+        ("TrainAccuracy", _said(summary.accuracy, "%.4f", "")),
     ]
     write_text(os.path.join(output_path, case_name + ".log"), "".join("%s = %s\n" % row for row in rows))
 
 
 def _first_number(fields, *keys):
+    """The value of the first of these keys that has a number; None when none has, as in a line that was cut short."""
     for key in keys:
-        if key in fields:
+        with contextlib.suppress(KeyError, ValueError):
             return float(fields[key])
     return None
 
 
-def _said(value, form):
-    return "not measured" if value is None else form % value
+def _said(value, form, without="not measured"):
+    return without if value is None else form % value

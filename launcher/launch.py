@@ -3,10 +3,9 @@
 
     cd <model folder>; python -m launcher --case=acc --ranks=1 train.py [train.py's flags]
 
-The scripts in a model folder's test/ call this. It checks the flags with the script's own parse_args and looks for
-the data with its find_data, opens the run folder (checkpoint.open_run), streams the first rank, stops all ranks when
-one fails, and returns the first failing rank's exit code. It runs on Python's standard library until the repository's
-.venv, when there is one, takes over.
+The scripts in a model folder's test/ call this through run.sh. It checks the flags with the script's own parse_args and
+looks for the data with its find_data, opens the run folder (checkpoint.open_run), streams the first rank, stops all
+ranks when one fails, and returns the first failing rank's exit code.
 
 The ranks may be on several servers: the same command on each, with the same rank table in RANK_TABLE_FILE and, where
 the table's addresses do not tell which server it is, its server_id in SERVER_ID. A launcher starts the ranks of its
@@ -25,11 +24,12 @@ import sys
 import threading
 import time
 
-from common import flags
-from launcher import processes
+from common import checkpoint, files, flags, logparse, runlog
+from common.files import DataError
+from launcher import processes, ranktable
+from tools import report
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_NOT_INSTALLED = "%s is not installed in %s; run 'bash quickstart.sh' in %s once, or set PYTHON to a Python that has it"
 _OWN_HELP = """
 the launcher's part: the case is %s; %d rank(s), of which RANK_SIZE=N sets the number in a script for eight cards;
 RANK_TABLE_FILE=FILE names the cards, ASCEND_DEVICE_ID=N that of one rank, PYTHON=FILE the Python"""
@@ -37,91 +37,37 @@ _SHOWN_LINES = 15  # of the log of the rank that failed first
 # TensorFlow's C++ prints these before its own log level applies, or on Ascend at level INFO; they stay in the log file.
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 |[\d-]+ [\d:.]+: [IW] ")
 
+# What is settled before anything starts: this command's flags, the script's, whether it trains, the RankTable, which
+# of its servers this is and which ranks that has, an environment and a log for each, the run folder's lock or None.
+Plan = collections.namedtuple("Plan", "own parsed trains table server_id ranks environments log_names lock")
+
 
 def main(argv=None):
     """Returns the exit code: 0, the failing rank's, 143 after SIGTERM or 130 after Ctrl-C."""
     started = time.time()
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # the caller closed it
+            setattr(sys, stream, open(os.devnull, "w"))
     own = _parse_args(argv)
-    _enter_venv()
-    if importlib.util.find_spec("numpy") is None:
-        return _refuse(_NOT_INSTALLED % ("numpy", sys.executable, _ROOT))
-
-    from common import checkpoint, files, logparse
-    from launcher import ranktable
-    from tools import report
-    os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
-    os.environ["RANK_SIZE"] = str(own.ranks)
-    script = _load(own.script)
     try:
-        parsed = script.parse_args(own.flags)
-    except SystemExit as end:
-        if not end.code:  # after --help
-            print(_OWN_HELP % (own.case, own.ranks), flush=True)
-        raise
-    if importlib.util.find_spec("tensorflow") is None:
-        return _refuse(_NOT_INSTALLED % ("tensorflow", sys.executable, _ROOT))
-    output_path = parsed.output_path
-    try:
-        table = _find_table(own.ranks)
-        server_id = ranktable.this_server(table, own.server_id if own.ranks > 1 else None)
-        ranks = table.servers()[server_id]
-        environments = _environments(table, ranks)
-        script.find_data(parsed)
-        continued, lock = checkpoint.open_run(output_path, vars(parsed)) if ranks[0] == 0 else (False, None)
-        files.prepare_output_dir(output_path)
-    except files.DataError as error:
+        plan = _make_plan(own)
+    except (DataError, OSError) as error:
         return _refuse(str(error))
-    if continued:
-        print("continuing the unfinished run in %s" % output_path, flush=True)
-
-    cores = _share_cores(len(ranks))
-    if own.ranks > 1:
-        print("%d ranks: %s on this server (%s), %s" % (own.ranks, _spans(ranks), server_id, (
-            "%d core(s) each" % len(cores[0]) if cores[0] else "cores not bound")), flush=True)
-    # Servers may share the folder and number their devices alike, but a rank is there once.
-    numbers = ranks if len(table.servers()) > 1 else [table.devices[rank].device_id for rank in ranks]
-    log_names = [os.path.join(output_path, "train_%d.log" % number) for number in numbers]
-    print("log: %s" % log_names[0], flush=True)
-    command = [sys.executable, own.script] + own.flags
-    if own.ranks > 1:
-        command.append("--output_path=" + output_path)  # whose default depends on the rank's device
-    if lock is not None:  # rank 0 holds it, too, should this launcher be killed
-        environments[0][checkpoint.LOCK_FD] = str(lock)
-    exit_code, failed, summaries = _run_ranks(command, environments, cores, log_names, lock)
-
-    wall_sec = time.time() - started
-    if ranks[0] == 0:
-        del summaries[1:]  # its [done] line stands for the run
-        if os.path.exists(os.path.join(output_path, "metrics.jsonl")):
-            report.write_report(output_path)
-    if exit_code in (130, 143):
-        print("stopped on request; the same command continues this run", flush=True)
-        return exit_code
-    summary = summaries[0]
-    unfinished = next((name for name, found in zip(log_names, summaries) if not found.finished), None)
-    if exit_code == 0 and unfinished:
-        exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (own.script, unfinished))
-    if exit_code == 0 and ranks[0] == 0 and summary.device == "npu":
-        exit_code = _npu_notice(summary.used_npu, log_names[0])
-    if exit_code:
-        print("training failed with exit code %d; log: %s" % (exit_code, log_names[failed]), file=sys.stderr,
-              flush=True)
-        return exit_code
-    if ranks[0] != 0:
-        print("ranks %s are done; the result is in the run folder on %s, which has rank 0" % (
-            _spans(ranks), table.devices[0].server_id), flush=True)
-        return 0
-    network = os.path.basename(os.getcwd())
-    case_name = "%s_bs%d_%dp_%s" % (network, summary.batch_size, own.ranks, own.case)
-    logparse.write_case_files(output_path, case_name, network, summary, wall_sec)
-    print(logparse.final_block(summary, wall_sec))
-    print("report: %s" % os.path.join(output_path, "report.md"), flush=True)
-    return 0
+    except KeyboardInterrupt:
+        return 130
+    exit_code, failed, summaries = _run_ranks(plan)
+    return _conclude(plan, exit_code, failed, summaries, time.time() - started)
 
 
 def _parse_args(argv):
     parser = flags.Parser(prog="python -m launcher", description=__doc__.split("\n")[0])
-    parser.add_argument("--case", choices=("acc", "perf"), required=True, help="suffix of the case name")
+    parser.add_argument("--case", choices=("acc", "perf", "static_eval_perf", "dynamic_eval_perf"), required=True,
+                        help="suffix of the case name")
+    parser.add_argument("--total_batch", action="store_true",
+                        help="write the batch of all ranks into case name and case file")
+    parser.add_argument("--sec_per_step", action="store_true",
+                        help="write TrainingTime in seconds and the losses into ${CaseName}_loss.txt, not in "
+                             "milliseconds and into train_${CaseName}_loss.txt")
     parser.add_argument("--ranks", type=flags.integer(1), default=1, help="number of processes, on all servers")
     parser.add_argument("--server_id", default=os.environ.get("SERVER_ID") or None,
                         help="which server of the rank table this is, when its addresses do not tell; default "
@@ -134,14 +80,38 @@ def _parse_args(argv):
     return own
 
 
-def _enter_venv():
-    """Continues in the repository's .venv unless PYTHON was set or this already is it."""
-    venv = os.path.join(_ROOT, ".venv")
-    python = os.path.join(venv, "bin", "python")
-    if os.environ.get("PYTHON") or os.path.realpath(sys.prefix) == os.path.realpath(venv):
-        return
-    if os.path.exists(python):
-        os.execv(python, [python, "-m", "launcher"] + sys.argv[1:])
+def _make_plan(own):
+    """Checks everything, opens the run folder and tells the user; returns the Plan. Raises DataError, OSError."""
+    os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
+    os.environ["RANK_SIZE"] = str(own.ranks)
+    _check_installed("numpy")
+    script = _load(own.script)
+    parsed = _read_flags(script, own)
+    _check_installed("tensorflow")
+    table = _find_table(own.ranks)
+    server_id = ranktable.this_server(table, own.server_id if own.ranks > 1 else None)
+    ranks = table.servers()[server_id]
+    environments = _environments(table, ranks)
+    script.find_data(parsed)
+    trains = getattr(parsed, "mode", "train").startswith("train") and not getattr(parsed, "preview", None)
+    continued, lock = False, None
+    if trains and ranks[0] == 0:
+        continued, lock = checkpoint.open_run(parsed.output_path, vars(parsed))
+    if lock is not None:  # rank 0 holds it, too, should this launcher be killed
+        environments[0][checkpoint.LOCK_FD] = str(lock)
+    output_path = files.prepare_output_dir(parsed.output_path)
+    if continued:
+        runlog.say("continuing the unfinished run in %s" % output_path)
+    # Servers may share the folder and number their devices alike, but a rank is there once.
+    numbers = ranks if len(table.servers()) > 1 else [table.devices[rank].device_id for rank in ranks]
+    log_names = [os.path.join(output_path, "train_%d.log" % number) for number in numbers]
+    return Plan(own, parsed, trains, table, server_id, ranks, environments, log_names, lock)
+
+
+def _check_installed(package):
+    if importlib.util.find_spec(package) is None:
+        raise DataError(sys.executable, package, "none", "run 'bash quickstart.sh' in %s once, or set PYTHON to a "
+                        "Python that has it" % _ROOT)
 
 
 def _load(script):
@@ -153,13 +123,20 @@ def _load(script):
     return module
 
 
+def _read_flags(script, own):
+    try:
+        return script.parse_args(own.flags)
+    except SystemExit as end:
+        if not end.code:  # after --help
+            runlog.say(_OWN_HELP % (own.case, own.ranks))
+        raise
+
+
 def _find_table(ranks):
     """The RankTable of a run: that of RANK_TABLE_FILE, which one rank does not need, or one of this machine."""
-    from common.files import DataError
-    from launcher import ranktable
     if ranks == 1:
         device_id = os.environ.get("ASCEND_DEVICE_ID") or "0"
-        if not device_id.isdigit():
+        if not device_id.isdecimal():
             raise DataError("ASCEND_DEVICE_ID", "a device's number", repr(device_id), "correct it or unset it")
         table = ranktable.local_table(1)
         return table._replace(devices=(table.devices[0]._replace(device_id=int(device_id)),))
@@ -172,10 +149,8 @@ def _find_table(ranks):
 
 def _environments(table, ranks):
     """What each of these ranks finds in its environment: a list of dict."""
-    from launcher import ranktable
     common = {name: value for name, value in os.environ.items() if name != "TF_CONFIG" and not name.startswith("CM_")}
-    common.update(PYTHONUNBUFFERED="1", RANK_SIZE=str(len(table.devices)))
-    common.setdefault("JOB_ID", "10087")
+    common.update(PYTHONUNBUFFERED="1", RANK_SIZE=str(len(table.devices)), JOB_ID=os.environ.get("JOB_ID") or "10087")
     common["PYTHONPATH"] = os.pathsep.join([_ROOT] + [p for p in [os.environ.get("PYTHONPATH")] if p])
     made = [dict(common, RANK_ID=str(rank), ASCEND_DEVICE_ID=str(table.devices[rank].device_id)) for rank in ranks]
     if len(table.devices) > 1:
@@ -189,7 +164,6 @@ def _environments(table, ranks):
 
 def _visible_gpu(device_id):
     """CUDA_VISIBLE_DEVICES for a rank: its device, counted among those that the user lets be seen."""
-    from common.files import DataError
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return str(device_id)
@@ -225,34 +199,44 @@ def _spans(ranks):
     return ",".join("%d-%d" % (first, last) if first < last else "%d" % first for first, last in spans)
 
 
-def _run_ranks(command, environments, cores, log_names, lock):
+def _run_ranks(plan):
     """Runs this server's ranks, shows what the first one says, and tells which one failed first.
 
-    Args:
-      lock: descriptor for the first rank to inherit, or None.
     Returns:
       exit_code: int, 0 or that of the first failure.
       failed: index of that rank here, 0 when there is none.
-      summaries: logparse.Summary of each rank's part of its log.
+      summaries: logparse.Summary of each rank's part of its log; what the first one says of a run that it continued
+        comes from all of its log.
     """
-    from common import logparse
+    cores = _share_cores(len(plan.ranks))
+    if plan.own.ranks > 1:
+        runlog.say("%d ranks: %s on this server (%s), %s" % (
+            plan.own.ranks, _spans(plan.ranks), plan.server_id,
+            "%d core(s) each" % len(cores[0]) if cores[0] else "cores not bound"))
+    runlog.say("log: %s" % plan.log_names[0])
+    command = [sys.executable, plan.own.script] + plan.own.flags
+    if plan.own.ranks > 1:
+        command.append("--output_path=" + plan.parsed.output_path)  # whose default depends on the rank's device
     with contextlib.ExitStack() as opened:
-        logs = [opened.enter_context(open(name, "a+b", buffering=0)) for name in log_names]
+        logs = [opened.enter_context(open(name, "a+b", buffering=0)) for name in plan.log_names]
         offsets = [log.seek(0, os.SEEK_END) for log in logs]
-        with _shown(logs[0].fileno(), offsets[0]), _handed_down_terminal(environments[0]) as terminal:
+        with _shown(logs[0].fileno(), offsets[0]), _handed_down_terminal(plan.environments[0]) as terminal:
+            handed_down = terminal if plan.lock is None else terminal + (plan.lock,)
             failed, exit_code = processes.run(command, [
-                processes.Task(environment, log, block, () if index else terminal + (() if lock is None else (lock,)))
-                for index, (environment, log, block) in enumerate(zip(environments, logs, cores))])
+                processes.Task(environment, log, block, () if index else handed_down)
+                for index, (environment, log, block) in enumerate(zip(plan.environments, logs, cores))])
         texts = [opened.enter_context(_text_from(log, offset)) for log, offset in zip(logs, offsets)]
         summaries = [logparse.summarize(text) for text in texts]
-        if exit_code not in (0, 130, 143) and int(environments[0]["RANK_SIZE"]) > 1:
+        if exit_code not in (0, 130, 143) and plan.own.ranks > 1:
             end = "see above"
             if failed:
                 texts[failed].seek(offsets[failed])
                 end = "the end of %s:\n%s" % (
-                    log_names[failed], "".join(collections.deque(texts[failed], _SHOWN_LINES)))
-            print("rank %s failed first (%s); %s" % (environments[failed]["RANK_ID"], _name_exit(exit_code), end),
-                  file=sys.stderr, flush=True)
+                    plan.log_names[failed], "".join(collections.deque(texts[failed], _SHOWN_LINES)))
+            _refuse("rank %d failed first (%s); %s" % (plan.ranks[failed], _name_exit(exit_code), end))
+        texts[0].seek(0)
+        whole = logparse.summarize(texts[0])
+        summaries[0] = summaries[0]._replace(losses=whole.losses, loss=whole.loss, accuracy=whole.accuracy)
     return exit_code, failed or 0, summaries
 
 
@@ -270,7 +254,7 @@ def _handed_down_terminal(environment):
         yield ()
         return
     descriptor = os.dup(sys.stderr.fileno())
-    environment["RUN_PROGRESS_FD"] = str(descriptor)
+    environment[runlog.PROGRESS_FD] = str(descriptor)
     try:
         yield (descriptor,)
     finally:
@@ -302,13 +286,8 @@ def _follow(log, offset, ended):
         if last and not part and begun:
             lines, begun = [begun], b""
         for line in lines:
-            if _CHATTER.match(line):
-                continue
-            try:
-                sys.stdout.write(("\r\033[K" if sys.stdout.isatty() else "") + line.decode("utf-8", "replace") + "\n")
-                sys.stdout.flush()
-            except (OSError, ValueError):  # nobody looks any more
-                return
+            if not _CHATTER.match(line):
+                runlog.say(line.decode("utf-8", "replace"))
         if last and not part:
             return
 
@@ -320,24 +299,68 @@ def _text_from(log, offset):
     return text
 
 
+def _conclude(plan, exit_code, failed, summaries, wall_sec):
+    """What is said and written when all ranks have ended; returns the exit code. `failed` as of _run_ranks."""
+    output_path, has_rank_0, summary = plan.parsed.output_path, plan.ranks[0] == 0, summaries[0]
+    if plan.trains and has_rank_0 and os.path.exists(os.path.join(output_path, runlog.METRICS_FILE)):
+        _attempt("report.md", report.write_report, output_path)
+    if exit_code in (130, 143):
+        runlog.say("stopped on request; the same command continues this run")
+        return exit_code
+    if exit_code == 0 and plan.trains:
+        looked_at = 1 if has_rank_0 else len(summaries)  # rank 0's [done] line stands for the run
+        for log_name, ended in list(zip(plan.log_names, summaries))[:looked_at]:
+            if not ended.finished and not exit_code:
+                exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (
+                    plan.own.script, log_name))
+    if exit_code == 0 and has_rank_0 and summary.device == "npu":
+        exit_code = _npu_notice(summary.used_npu, plan.log_names[0])
+    if exit_code:
+        _refuse("training failed with exit code %d; log: %s" % (exit_code, plan.log_names[failed]))
+    elif plan.trains and has_rank_0:
+        _write_result(plan.own, output_path, summary, wall_sec + summary.before_sec)
+    elif not has_rank_0:
+        runlog.say("ranks %s are done; the result is in the run folder on %s, which has rank 0" % (
+            _spans(plan.ranks), plan.table.devices[0].server_id))
+    return exit_code
+
+
+def _write_result(own, output_path, summary, wall_sec):
+    """The documented files and block of a finished training."""
+    network = os.path.basename(os.getcwd())
+    batch_size = summary.batch_size * (summary.ranks if own.total_batch else 1)
+    case_name = "%s_bs%d_%dp_%s" % (network, batch_size, own.ranks, own.case)
+    _attempt(case_name + ".log", logparse.write_case_files, output_path, case_name, network, batch_size, summary,
+             wall_sec, own.sec_per_step)
+    runlog.say(logparse.final_block(summary, wall_sec))
+    runlog.say("report: %s" % os.path.join(output_path, "report.md"))
+
+
+def _attempt(what, write, *args):
+    """Writes what follows a finished training, which does not become a failure when that cannot be written."""
+    try:
+        write(*args)
+    except Exception as error:
+        runlog.say(runlog.format_event(runlog.WARN, {"message": "the training is not concerned, but %s could not be "
+                                                     "written: %s: %s" % (what, type(error).__name__, error)}))
+
+
 def _npu_notice(used_npu, log):
     """The documented notice; exit code 1 when the device was asked for and not used."""
     if used_npu:
-        print("------------------ INFO NOTICE START------------------\n"
-              "INFO, your task have used Ascend NPU, please check your result.\n"
-              "------------------ INFO NOTICE END------------------", flush=True)
+        runlog.say("------------------ INFO NOTICE START------------------\n"
+                   "INFO, your task have used Ascend NPU, please check your result.\n"
+                   "------------------ INFO NOTICE END------------------")
         return 0
-    print("------------------ ERROR NOTICE START ------------------\n"
-          "ERROR, your task haven't used Ascend NPU, please check your npu Migration.\n"
-          "------------------ ERROR NOTICE END------------------", flush=True)
+    runlog.say("------------------ ERROR NOTICE START ------------------\n"
+               "ERROR, your task haven't used Ascend NPU, please check your npu Migration.\n"
+               "------------------ ERROR NOTICE END------------------")
     return _refuse("%s: expected the line that Ascend's adapter prints for a compiled graph; found none: no NPU was "
                    "used; see \"How to read a failure\" in docs/ascend.md." % log)
 
 
 def _refuse(message):
-    print(message, file=sys.stderr, flush=True)
+    """Says on stderr why this ends; returns the exit code 1."""
+    with contextlib.suppress(OSError):  # nobody reads any more
+        print(message, file=sys.stderr, flush=True)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,4 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 # 50 epochs of CIFAR-10 on one card with the README's recipe; --train_epochs and every flag of train.py may follow.
 . "$(dirname "$0")/../../launcher/run.sh"
-run --case=acc train.py --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"
+run --case=acc --sec_per_step train.py \
+  --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"

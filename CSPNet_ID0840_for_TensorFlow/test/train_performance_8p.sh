@@ -3,4 +3,4 @@
 # 200 steps on eight cards for the speed figure; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks.
 . "$(dirname "$0")/../../launcher/run.sh"
-run_8p --case=perf train.py --train_steps=200 --batch_size=64 --LEARNING_RATE=0.12 --DISPLAY_STEP=20 "$@"
+run_8p --case=perf --sec_per_step train.py --train_steps=200 --batch_size=64 --LEARNING_RATE=0.12 --DISPLAY_STEP=20 "$@"

@@ -3,5 +3,5 @@
 # 200 epochs of Pascal VOC on eight cards, 8 images a step on each; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks, for which the learning rate is to be scaled in proportion.
 . "$(dirname "$0")/../../launcher/run.sh"
-run_8p --case=acc train.py \
+run_8p --case=acc --total_batch train.py \
   --epochs=200 --batch-size=8 --lr-values='0.002;0.0003;0.00003' --lr-boundaries='40000;50000' --warmup_steps=1000 "$@"

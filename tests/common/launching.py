@@ -16,6 +16,7 @@ from common import flags
 def parse_args(argv=None):
     parser = flags.Parser(prog="train.py")
     parser.add_argument("--do", default="finish")
+    parser.add_argument("--mode", default="train")
     flags.add_run_group(parser, epochs=1, batch_size=8, precision_mode="force_fp32")
     parsed = parser.parse_args(argv)
     parsed.output_path = parsed.output_path or flags.default_output_path(os.path.dirname(os.path.abspath(__file__)))
@@ -26,8 +27,8 @@ def find_data(parsed):
     if parsed.data_path:
         raise DataError(parsed.data_path, "data", "none", "give another")
 
-def done():
-    print("[train] step=1 loss=2.0")
+def done(step=1):
+    print("[train] step=%d loss=2.0" % step)
     print("[done] step=1 images_per_sec=80.0 images_per_sec_per_card=80.0 ms_per_step=100.0 status=ok")
 
 def finish(rank, last):
@@ -40,6 +41,15 @@ def finish(rank, last):
 
 def nothing(rank, last):
     pass
+
+def go_on(rank, last):
+    print("[run] model=Fake device=cpu ranks=1 batch_size=8 first_step=1 before_sec=1000")
+    print("[train] step=2 loss=1.0")
+    done(3)
+
+def chinese(rank, last):
+    os.write(1, "训练\\n".encode())
+    done()
 
 def all_but_last(rank, last):
     if rank != last:
@@ -165,7 +175,8 @@ if __name__ == "__main__":
     parsed, rank = parse_args(), int(os.environ["RANK_ID"])
     signal.signal(signal.SIGTERM, lambda *_: (print("saved"), sys.exit(143)))
     print("rank", rank, "of", os.environ["RANK_SIZE"], "device", os.environ["ASCEND_DEVICE_ID"], "pid", os.getpid())
-    print("[run] model=Fake device=cpu ranks=%s batch_size=8" % os.environ["RANK_SIZE"])
+    if parsed.do != "go_on":
+        print("[run] model=Fake device=cpu ranks=%s batch_size=8" % os.environ["RANK_SIZE"])
     open("../ready_%d" % rank, "w").close()
     globals()[parsed.do](rank, int(os.environ["RANK_SIZE"]) - 1)
 '''

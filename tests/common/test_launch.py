@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from conftest import ROOT
 from launching import SCRIPT, Launching, all_gone, is_alive, pids_in, wait_for
 
+from common import logparse
 from launcher import launch, processes
 
 
@@ -62,14 +64,80 @@ def test_a_run_ends_with_the_documented_block_and_files(net):
     assert 'log: %s\n' % net.log() in said and said.index('rank 0 of 1') < said.index('[done]')
     assert 'Final Performance images/sec : 80.00' in said
     assert 'Final Performance sec/step : 0.1000' in said
-    assert sorted(os.listdir(str(net.net / 'out'))) == ['Net_bs8_1p_acc.log', 'Net_bs8_1p_acc_loss.txt', 'train_0.log']
+    assert sorted(os.listdir(str(net.net / 'out'))) == [
+        'Net_bs8_1p_acc.log', 'train_0.log', 'train_Net_bs8_1p_acc_loss.txt']
     assert 'rank 0 of 1 device 0' in net.log().read_text()
+
+
+FIRST_SESSION = """[run] model=Fake device=cpu ranks=1 batch_size=8 first_step=0
+[train] step=1 loss=3.0
+[train] step=2 loss=9.0
+"""
+
+
+def test_a_continued_run_is_summed_up_as_a_whole(net):
+    (net.net / 'out').mkdir()
+    net.log().write_text(FIRST_SESSION)
+    code, said = net.run('--do=go_on')
+    assert code == 0 and 'loss=9.0' not in said, said
+    assert (net.net / 'out' / 'train_Net_bs8_1p_acc_loss.txt').read_text() == '3.0000\n1.0000\n2.0000\n'
+    assert 1000 <= int(said.split('E2E Training Duration sec : ')[1].split()[0]) < 1060
+    assert re.search(r'^E2ETrainingTime = 10\d\d$', (net.net / 'out' / 'Net_bs8_1p_acc.log').read_text(), re.M)
+
+
+def test_an_evaluation_leaves_the_run_that_it_is_about(net):
+    (net.net / 'out').mkdir()
+    for name, text in (('flags.json', '{}'), ('metrics.jsonl', '{"event": "done"}\n'), ('train_0.log', '[done]\n')):
+        (net.net / 'out' / name).write_text(text)
+    before = sorted(os.listdir(str(net.net / 'out')))
+    code, said = net.run('--mode=evaluate', '--do=nothing')
+    assert code == 0 and 'Final' not in said and 'rank 0 of 1' in said, said
+    assert sorted(os.listdir(str(net.net / 'out'))) == before and 'out.1' not in os.listdir(str(net.net))
+    assert net.run('--mode=evaluate', '--do=fail')[0] == 1
+    assert net.run('--mode=train_and_evaluate')[0] == 0 and 'out.1' in os.listdir(str(net.net))
+
+
+@pytest.mark.parametrize('redirected, left', [
+    ('| head -1', ['log: ']), ('>&-', []), ('>&- 2>&-', []), ('>/dev/full', [])])
+def test_training_outlives_those_who_look_at_it(net, redirected, left):
+    words = ' '.join([sys.executable, '-m', 'launcher', '--case=acc', 'train.py', '--output_path=out', '--do=early'])
+    ended = subprocess.run(['bash', '-c', '%s %s; exit ${PIPESTATUS[0]}' % (words, redirected)], cwd=str(net.net),
+                           env=dict(os.environ, PYTHONPATH=str(net.root)), text=True, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, '') and 'Net_bs8_1p_acc.log' in os.listdir(str(net.net / 'out'))
+    assert [line[:5] for line in ended.stdout.splitlines()] == left
+
+
+def test_what_a_terminal_cannot_show_is_shown_in_another_way(net):
+    code, said = net.run('--do=chinese', PYTHONIOENCODING='ascii')
+    assert code == 0 and '\\u8bad\\u7ec3\n' in said and 'Final Performance' in said, said
+
+
+def test_a_report_that_cannot_be_written_is_no_failed_training(net):
+    (net.net / 'out' / 'report.md').mkdir(parents=True)
+    (net.net / 'out' / 'Net_bs8_1p_acc.log').mkdir()
+    (net.net / 'out' / 'metrics.jsonl').write_text('{"event": "train", "step": 1}\n')
+    code, said = net.run()
+    assert code == 0 and 'Final Performance images/sec : 80.00' in said, said
+    warnings = [line for line in said.splitlines() if '[warn]' in line]
+    assert len(warnings) == 2 and 'report.md could not be written: IsADirectoryError' in warnings[0], said
+
+
+@pytest.mark.parametrize('words, name, batch_size', [
+    ([], 'bs8_4p_perf', '8'), (['--total_batch'], 'bs32_4p_perf', '32')])
+def test_the_case_counts_a_cards_batch_or_all(words, name, batch_size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = launch._parse_args(['--case=perf', '--ranks=4'] + words + ['train.py', '--total_batch'])
+    launch._write_result(own, str(tmp_path), logparse.summarize(['[run] ranks=4 batch_size=8']), 1)
+    text = (tmp_path / ('%s_%s.log' % (tmp_path.name, name))).read_text()
+    assert 'BatchSize = %s\n' % batch_size in text
 
 
 def test_several_ranks_share_folder_and_cores_and_only_the_first_is_shown(net):
     cores = sorted(os.sched_getaffinity(0))
     size = max(1, len(cores) // 3)
-    code, said = net.run('--do=tell', ranks=3, output=None, TF_CONFIG='{}', CM_CHIEF_IP='10.0.0.1', CM_WORKER_SIZE='9')
+    empty = dict.fromkeys(('RANK_SIZE', 'ASCEND_DEVICE_ID', 'JOB_ID', 'SERVER_ID', 'HCCL_IF_BASE_PORT'), '')
+    code, said = net.run('--do=tell', ranks=3, output=None, TF_CONFIG='{}', CM_CHIEF_IP='10.0.0.1', CM_WORKER_SIZE='9',
+                         **empty)
     assert code == 0 and '3 ranks: 0-2 on this server (127.0.0.1), %d core(s) each\n' % size in said, said
     assert 'rank 0 of 3' in said and 'rank 1 of 3' not in said and 'Net_bs8_3p_acc.log' in os.listdir(
         str(net.net / 'test' / 'output' / '0'))

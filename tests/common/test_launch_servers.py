@@ -42,7 +42,7 @@ def test_two_servers_start_their_own_ranks_which_meet(net, servers):
         'ranks 2-3 are done; the result is in the run folder on %s, which has rank 0\n' % A)
     met = net.log(0).read_text()
     assert met.count('met from ' + A) == 1 and met.count('met from ' + B) == 2
-    assert sorted(name for name in os.listdir(str(net.net / 'out')) if name.startswith('train')) == [
+    assert sorted(path.name for path in (net.net / 'out').glob('train_*.log')) == [
         'train_%d.log' % rank for rank in range(4)]
 
 

@@ -66,30 +66,49 @@ def test_a_run_that_was_all_warm_up_has_no_speed():
 
 
 LOG = """noise
-10:00:00 [run] model=CSPNet device=cpu ranks=1 batch_size=64
+10:00:00 [run] model=CSPNet device=cpu ranks=2 batch_size=64 first_step=0
 10:00:01 [train] step=1 loss=2.5
+10:00:02 [eval] step=1 top1=0.125
 10:00:02 [train] step=2 loss=2.0
-10:00:09 [run] model=CSPNet device=cpu ranks=1 batch_size=64
-10:00:10 [train] step=2 loss=1.9
-10:00:11 [eval] step=2 top1=0.25 loss=3.0
-10:00:12 [done] step=2 images_per_sec=151.04 ms_per_step=423.7 images_per_sec_per_card=151.04 status=ok
+10:00:03 [eval] step=3 top1=0.99
+10:00:04 [train] step=4 los
+10:00:09 [run] model=CSPNet device=cpu ranks=2 batch_size=64 first_step=1 before_sec=100.5
+10:00:10 [train] step=3 loss=1.9
+10:00:11 [eval] step=3 top1=0.25 loss=3.0
+10:00:12 [done] step=3 images_per_sec=151.04 ms_per_step=423.7 images_per_sec_per_card=75.52 status=ok
+10:00:13 [warn] message="not \\json"
 """
+
+
+def case_rows(folder, summary, wall_sec, *words):
+    logparse.write_case_files(str(folder), 'Net_bs64_1p_acc', 'Net', 64, summary, wall_sec, *words)
+    return dict(line.split(' = ') for line in (folder / 'Net_bs64_1p_acc.log').read_text().splitlines())
 
 
 def test_the_documented_block_and_files(tmp_path):
     summary = logparse.summarize(LOG.splitlines())
-    assert summary.finished and summary.losses == [(1, 2.5), (2, 1.9)]
+    assert summary.finished and summary.losses == [(1, 2.5), (3, 1.9)] and summary.before_sec == 100.5
     block = logparse.final_block(summary, 12.4)
     assert 'Final Performance images/sec : 151.04' in block
     assert 'Final Performance sec/step : 0.4237' in block
-    assert 'E2E Training Duration sec : 12' in block
+    assert 'E2E Training Duration sec : 12\n' in block and 'Final Training Duration sec : 12\n' in block
     assert 'Final Train Accuracy : 0.2500' in block
-    logparse.write_case_files(str(tmp_path), 'Net_bs64_1p_acc', 'Net', summary, 12.4)
-    assert (tmp_path / 'Net_bs64_1p_acc_loss.txt').read_text() == '2.5000\n1.9000\n'
-    rows = dict(line.split(' = ') for line in (tmp_path / 'Net_bs64_1p_acc.log').read_text().splitlines())
+    rows = case_rows(tmp_path, summary, 12.4)
+    assert (tmp_path / 'train_Net_bs64_1p_acc_loss.txt').read_text() == '2.5000\n1.9000\n'
     assert list(rows) == ['Network', 'RankSize', 'BatchSize', 'DeviceType', 'CaseName', 'ActualFPS', 'TrainingTime',
                           'ActualLoss', 'E2ETrainingTime', 'TrainAccuracy']
     assert rows['ActualLoss'] == '1.9000' and rows['TrainAccuracy'] == '0.2500' and rows['ActualFPS'] == '151.04'
+    assert (rows['TrainingTime'], rows['RankSize'], rows['E2ETrainingTime']) == ('423.70', '2', '12')
+    assert case_rows(tmp_path, summary, 12.4, True)['TrainingTime'] == '0.4237'
+    assert (tmp_path / 'Net_bs64_1p_acc_loss.txt').read_text() == '2.5000\n1.9000\n'
+
+
+def test_a_run_that_starts_anew_has_nothing_of_the_one_before():
+    anew = ['[run] model=CSPNet ranks=1 batch_size=8 first_step=0', '[train] step=2 loss=0.5']
+    summary = logparse.summarize(LOG.splitlines() + anew)
+    assert (summary.losses, summary.accuracy, summary.before_sec, summary.finished) == ([(2, 0.5)], None, 0, False)
+    evaluated = logparse.summarize(LOG.splitlines() + ['[run] model=CutMix mode=evaluate', '[eval] step=3 top1=0.3'])
+    assert evaluated.losses == [(1, 2.5), (3, 1.9)] and evaluated.accuracy == 0.3
 
 
 @pytest.mark.parametrize('line, accuracy', [
@@ -101,10 +120,12 @@ def test_accuracy_is_the_last_evaluations_top1_or_map(line, accuracy):
     assert 'Final Train Accuracy : %.4f' % accuracy in logparse.final_block(summary, 1)
 
 
-def test_an_unfinished_log_has_no_result():
-    summary = logparse.summarize(LOG.splitlines()[:-1])
+def test_an_unfinished_log_has_no_result(tmp_path):
+    summary = logparse.summarize(LOG.splitlines()[:-2])
     assert not summary.finished and summary.images_per_sec is None
     assert 'Final Performance images/sec : not measured' in logparse.final_block(summary, 1)
+    rows = case_rows(tmp_path, summary, 1)
+    assert rows['ActualFPS'] == rows['TrainingTime'] == '' and rows['ActualLoss'] == '1.9000'
 
 
 def test_the_report_tells_each_step_once(tmp_path):

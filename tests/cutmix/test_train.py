@@ -152,10 +152,10 @@ def test_the_script_from_anywhere_then_evaluation(sample_cifar10, tmp_path, caps
         assert line in said
     case = 'cutmix_ID2502_for_TensorFlow2.X_bs8_1p_acc'
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', case + '_loss.txt', 'export/model.h5', 'export/model.weights.h5',
+                 case + '.log', 'train_%s_loss.txt' % case, 'export/model.h5', 'export/model.weights.h5',
                  'export/saved_model/saved_model.pb', 'ckpt/step-00000003/model.h5'):
         assert (output / name).exists(), name
-    assert len((output / (case + '_loss.txt')).read_text().split()) == 3
+    assert len((output / ('train_%s_loss.txt' % case)).read_text().split()) == 3
     assert [name for name in os.listdir(str(output / 'tb')) if 'tfevents' in name]
     top1 = said.split('Final Train Accuracy : ')[1].split()[0]
     in_training, = lines_of(said, 'eval')

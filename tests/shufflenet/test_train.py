@@ -161,7 +161,7 @@ def test_the_script_from_class_folders_to_prediction_and_export(drawn, tmp_path)
     assert 'images=20' in said and 'top1_no_ema=' in said and 'top5=' in said
     case = 'ShufflenetV2_ID0371_For_Tensorflow_bs4_1p_acc'
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 'alexnet_training.log', case + '.log', case + '_loss.txt'):
+                 'alexnet_training.log', case + '.log', 'train_%s_loss.txt' % case):
         assert (output / name).exists(), name
     assert (output / 'alexnet_training.log').read_text().count('[train]') == 3
     assert [name for name in os.listdir(str(output / 'tb')) if 'tfevents' in name]

@@ -216,7 +216,7 @@ def test_the_script_from_a_voc_tree_to_the_documented_block(tree, tmp_path):
     assert event(said, 'run')['parameters'] == '26285486' and 'learns from scratch' in said
     case = 'SSD-VGG_ID1619_for_TensorFlow_bs1_1p_perf'
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', case + '_loss.txt'):
+                 case + '.log', 'train_%s_loss.txt' % case):
         assert (tmp_path / 'run' / name).exists(), name
     assert os.listdir(str(folder / 'data' / 'prepared')) and sorted(os.listdir(tree)) == ['.whole.json', 'VOCdevkit']
 
