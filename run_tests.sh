@@ -30,7 +30,7 @@ while IFS= read -r -d '' script; do
   scripts+=("$script")
 done < <(find . \( -name '.venv*' -o -name .git -o -name output \) -prune -o \( -name '*.sh' -o -path ./.ci/run \) -type f -print0)
 .venv/bin/shellcheck -x "${scripts[@]}" || style=bad
-.venv/bin/python -m mypy common || style=bad
+.venv/bin/python -m mypy || style=bad
 
 # Model folders have modules of equal names (train, utils), so each directory of tests gets its own process.
 # A path among the arguments says which tests are meant: then there is one process, for that path.

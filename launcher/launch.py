@@ -16,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -38,8 +39,8 @@ _SHOWN_LINES = 15  # of the log of the rank that failed first
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]0000 |[\d-]+ [\d:.]+: [IW] ")
 
 # What is settled before anything starts: this command's flags, the script's, whether it trains, the RankTable, which
-# of its servers this is and which ranks that has, an environment and a log for each, the run folder's lock or None.
-Plan = collections.namedtuple("Plan", "own parsed trains table server_id ranks environments log_names lock")
+# of its servers this is and which ranks that has, an environment and a log for each, file descriptors for the first.
+Plan = collections.namedtuple("Plan", "own parsed trains table server_id ranks environments log_names handed_down")
 
 
 def main(argv=None):
@@ -77,6 +78,8 @@ def _parse_args(argv):
     own, unknown = parser.parse_known_args(argv)  # as they are: their spelling is the script's business
     if unknown:
         parser.error("unknown flag '%s'" % unknown[0])
+    if not own.script.endswith(".py") or not os.path.isfile(own.script):
+        parser.error("argument script: found '%s', expected a Python file" % own.script)
     return own
 
 
@@ -85,7 +88,8 @@ def _make_plan(own):
     os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
     os.environ["RANK_SIZE"] = str(own.ranks)
     _check_installed("numpy")
-    script = _load(own.script)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(own.script)))
+    script = importlib.import_module(os.path.basename(own.script)[:-len(".py")])  # by the house's rule without effect
     parsed = _read_flags(script, own)
     _check_installed("tensorflow")
     table = _find_table(own.ranks)
@@ -97,30 +101,25 @@ def _make_plan(own):
     continued, lock = False, None
     if trains and ranks[0] == 0:
         continued, lock = checkpoint.open_run(parsed.output_path, vars(parsed))
+    handed_down = {}
     if lock is not None:  # rank 0 holds it, too, should this launcher be killed
-        environments[0][checkpoint.LOCK_FD] = str(lock)
+        handed_down[checkpoint.LOCK_FD] = lock
+    if sys.stderr.isatty():  # for its progress bar, since its own stderr goes into the log
+        handed_down[runlog.PROGRESS_FD] = os.dup(sys.stderr.fileno())
+    environments[0].update({name: str(descriptor) for name, descriptor in handed_down.items()})
     output_path = files.prepare_output_dir(parsed.output_path)
     if continued:
         runlog.say("continuing the unfinished run in %s" % output_path)
     # Servers may share the folder and number their devices alike, but a rank is there once.
     numbers = ranks if len(table.servers()) > 1 else [table.devices[rank].device_id for rank in ranks]
     log_names = [os.path.join(output_path, "train_%d.log" % number) for number in numbers]
-    return Plan(own, parsed, trains, table, server_id, ranks, environments, log_names, lock)
+    return Plan(own, parsed, trains, table, server_id, ranks, environments, log_names, tuple(handed_down.values()))
 
 
 def _check_installed(package):
     if importlib.util.find_spec(package) is None:
         raise DataError(sys.executable, package, "none", "run 'bash quickstart.sh' in %s once, or set PYTHON to a "
                         "Python that has it" % _ROOT)
-
-
-def _load(script):
-    """Imports a training script, which by the house's rule has no effect, for parse_args and find_data."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
-    spec = importlib.util.spec_from_file_location("training_script", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _read_flags(script, own):
@@ -191,12 +190,10 @@ def _share_cores(count):
 def _spans(ranks):
     """[0, 1, 2, 5] -> '0-2,5'."""
     spans = []
-    for rank in ranks:
-        if spans and spans[-1][1] == rank - 1:
-            spans[-1][1] = rank
-        else:
-            spans.append([rank, rank])
-    return ",".join("%d-%d" % (first, last) if first < last else "%d" % first for first, last in spans)
+    for _, numbered in itertools.groupby(enumerate(ranks), lambda pair: pair[1] - pair[0]):
+        span = ["%d" % rank for _, rank in numbered]
+        spans.append(span[0] if len(span) == 1 else "%s-%s" % (span[0], span[-1]))
+    return ",".join(spans)
 
 
 def _run_ranks(plan):
@@ -220,23 +217,24 @@ def _run_ranks(plan):
     with contextlib.ExitStack() as opened:
         logs = [opened.enter_context(open(name, "a+b", buffering=0)) for name in plan.log_names]
         offsets = [log.seek(0, os.SEEK_END) for log in logs]
-        with _shown(logs[0].fileno(), offsets[0]), _handed_down_terminal(plan.environments[0]) as terminal:
-            handed_down = terminal if plan.lock is None else terminal + (plan.lock,)
-            failed, exit_code = processes.run(command, [
-                processes.Task(environment, log, block, () if index else handed_down)
-                for index, (environment, log, block) in enumerate(zip(plan.environments, logs, cores))])
-        texts = [opened.enter_context(_text_from(log, offset)) for log, offset in zip(logs, offsets)]
-        summaries = [logparse.summarize(text) for text in texts]
-        if exit_code not in (0, 130, 143) and plan.own.ranks > 1:
-            end = "see above"
-            if failed:
-                texts[failed].seek(offsets[failed])
-                end = "the end of %s:\n%s" % (
-                    plan.log_names[failed], "".join(collections.deque(texts[failed], _SHOWN_LINES)))
-            _refuse("rank %d failed first (%s); %s" % (plan.ranks[failed], _name_exit(exit_code), end))
-        texts[0].seek(0)
-        whole = logparse.summarize(texts[0])
+        tasks = [processes.Task(environment, log, block, ())
+                 for environment, log, block in zip(plan.environments, logs, cores)]
+        tasks[0] = tasks[0]._replace(pass_fds=plan.handed_down)
+        ended = threading.Event()
+        shown = threading.Thread(target=_follow, args=(logs[0].fileno(), offsets[0], ended), daemon=True)
+        shown.start()
+        try:
+            failed, exit_code = processes.run(command, tasks)
+        finally:
+            ended.set()
+            shown.join()
+        summaries = [logparse.summarize(_lines_from(log, offset)) for log, offset in zip(logs, offsets)]
+        whole = logparse.summarize(_lines_from(logs[0], 0))
         summaries[0] = summaries[0]._replace(losses=whole.losses, loss=whole.loss, accuracy=whole.accuracy)
+        if exit_code not in (0, 130, 143) and plan.own.ranks > 1:
+            end = "see above" if not failed else "the end of %s:\n%s" % (plan.log_names[failed], "".join(
+                collections.deque(_lines_from(logs[failed], offsets[failed]), _SHOWN_LINES)))
+            _refuse("rank %d failed first (%s); %s" % (plan.ranks[failed], _name_exit(exit_code), end))
     return exit_code, failed or 0, summaries
 
 
@@ -245,33 +243,6 @@ def _name_exit(code):
         return "exit code %d, %s" % (code, signal.Signals(code - 128).name)
     except ValueError:
         return "exit code %d" % code
-
-
-@contextlib.contextmanager
-def _handed_down_terminal(environment):
-    """File descriptors for the rank that draws a progress bar, since its own stderr goes into the log."""
-    if not sys.stderr.isatty():
-        yield ()
-        return
-    descriptor = os.dup(sys.stderr.fileno())
-    environment[runlog.PROGRESS_FD] = str(descriptor)
-    try:
-        yield (descriptor,)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _shown(log, offset):
-    """Shows on the terminal what is written to a log, a file descriptor, from an offset on."""
-    ended = threading.Event()
-    reader = threading.Thread(target=_follow, args=(log, offset, ended), daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        reader.join()
 
 
 def _follow(log, offset, ended):
@@ -292,11 +263,11 @@ def _follow(log, offset, ended):
             return
 
 
-def _text_from(log, offset):
-    """The lines of a log from an offset on, in the same file even if its name has changed; nobody writes any more."""
-    text = open(os.dup(log.fileno()), encoding="utf-8", errors="replace")
-    text.seek(offset)
-    return text
+def _lines_from(log, offset):
+    """Lines of a log from an offset on, in the same file even if its name has changed; nobody writes any more."""
+    with open(os.dup(log.fileno()), encoding="utf-8", errors="replace") as text:
+        text.seek(offset)
+        yield from text
 
 
 def _conclude(plan, exit_code, failed, summaries, wall_sec):

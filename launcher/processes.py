@@ -41,16 +41,17 @@ def run(command, tasks):
     Returns:
       (index, exit_code) of the process that failed first; (None, 0) when none did. A signal's number counts from 128.
     """
-    events = queue.SimpleQueue()  # (index, exit code) of a process that ended, (None, number) for a signal to us
+    # (index, exit code) of a process that ended, (None, number) for a signal to us
+    events: queue.SimpleQueue = queue.SimpleQueue()
 
     def note_request(number, _frame):
         events.put((None, number))
 
     previous = {number: signal.signal(number, note_request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _watcher() as watched:
-            processes = [_start(command, task, watched) for task in tasks]
-            waiting = [threading.Thread(target=_wait, args=(index, process, watched, events), daemon=True)
+        with _start_watcher() as watcher:
+            processes = [_start(command, task, watcher.stdin) for task in tasks]
+            waiting = [threading.Thread(target=_wait, args=(index, process, watcher.stdin, events), daemon=True)
                        for index, process in enumerate(processes)]
             for thread in waiting:
                 thread.start()
@@ -71,21 +72,21 @@ def _see_to_the_end(pids, events):
             index, number = events.get(timeout=deadline and max(0, deadline - time.monotonic()))
         except queue.Empty:
             deadline = None
-            _kill_groups(running.values())
+            _send(os.killpg, running.values(), signal.SIGKILL)
             continue
         if index is None:
             requests += 1
             if requests < 3:
-                _ask(running.values(), number)
+                _send(os.kill, running.values(), number)
             else:
-                _kill_groups(running.values())
+                _send(os.killpg, running.values(), signal.SIGKILL)
             continue
         del running[index]
         exit_code = number if number >= 0 else 128 - number
         if exit_code and first[1] == 0:
             first = index, exit_code
             if not requests:
-                _ask(running.values(), signal.SIGTERM)
+                _send(os.kill, running.values(), signal.SIGTERM)
             deadline = time.monotonic() + (SAVING_SEC if requests or number in _ON_REQUEST else GRACE_SEC)
     return first
 
@@ -102,45 +103,28 @@ def _wait(index, process, watched, events):
     """Reports a process's end and ends what is left of its group. A thread each: polling would blur who was first."""
     events.put((index, process.wait()))
     deadline = time.monotonic() + _LEFTOVER_SEC
-    while _exists(os.killpg, process.pid) and time.monotonic() < deadline:
+    while _send(os.killpg, [process.pid], 0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    _kill_groups([process.pid])
+    _send(os.killpg, [process.pid], signal.SIGKILL)
     with contextlib.suppress(OSError):
         watched.write(b"-%d\n" % process.pid)
 
 
-def _ask(pids, number):
+def _send(send, pids, number):
+    """Sends a signal with os.kill, or os.killpg to whole groups; whether anybody was there to get it."""
+    reached = False
     for pid in pids:
         with contextlib.suppress(OSError):
-            os.kill(pid, number)
+            send(pid, number)
+            reached = True
+    return reached
 
 
-def _kill_groups(pids):
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-def _exists(send, pid):
-    """Whether there is a process (send is os.kill) or anybody of its group (os.killpg)."""
-    try:
-        send(pid, 0)
-        return True
-    except OSError:
-        return False
-
-
-@contextlib.contextmanager
-def _watcher():
-    """Gives the pipe into which the watcher is told '+pid' and '-pid'; in the end it has done its work."""
-    watcher = subprocess.Popen([sys.executable, "-I", "-S", os.path.abspath(__file__)], bufsize=0, cwd="/",
-                               stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
-    try:
-        yield watcher.stdin
-    finally:
-        watcher.stdin.close()
-        watcher.wait()
+def _start_watcher():
+    """Into its stdin go '+pid' and '-pid'; when that is closed it does its work and ends."""
+    return subprocess.Popen([sys.executable, "-I", "-S", os.path.abspath(__file__)], bufsize=0, cwd="/",
+                            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            start_new_session=True)
 
 
 def watch(lines):
@@ -153,11 +137,11 @@ def watch(lines):
             groups.add(int(line[1:]))
         else:
             groups.discard(int(line[1:]))
-    _ask(groups, signal.SIGTERM)
+    _send(os.kill, groups, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SEC
-    while any(_exists(os.kill, pid) for pid in groups) and time.monotonic() < deadline:
+    while _send(os.kill, groups, 0) and time.monotonic() < deadline:
         time.sleep(0.1)
-    _kill_groups(groups)
+    _send(os.killpg, groups, signal.SIGKILL)
 
 
 def become(watched, cores, *command):
@@ -170,7 +154,6 @@ def become(watched, cores, *command):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        watch(sys.stdin.buffer)
-    else:
+    if sys.argv[1:]:
         become(*sys.argv[1:])
+    watch(sys.stdin.buffer)

@@ -18,6 +18,7 @@ import re
 import socket
 import sys
 import time
+from typing import Any, Dict, List
 
 from common.files import DataError, read_json
 
@@ -35,7 +36,7 @@ class RankTable(collections.namedtuple("RankTable", "name form devices")):
 
     def servers(self):
         """{server_id: [rank, ...]} in the order of their first ranks."""
-        ranks = collections.OrderedDict()
+        ranks: Dict[str, List[int]] = {}
         for rank, device in enumerate(self.devices):
             ranks.setdefault(device.server_id, []).append(rank)
         return ranks
@@ -201,7 +202,7 @@ def _group_list_entries(root):
     instances = group.get("instance_list").items()
     group.get("instance_count").must_count(instances, "entries in instance_list")
     by_rank = any(instance.has("rank_id") for instance in instances)
-    entries = []
+    entries: List[_Entry] = []
     for instance in instances:
         server_id, devices = instance.get("server_id").text(), instance.get("devices").items()
         if by_rank and len(devices) > 1:
@@ -230,7 +231,7 @@ def _device(entry):
 
 def _all_differ(fields, read_value):
     """Raises DataError for the first field whose value an earlier one has too."""
-    seen = {}
+    seen: Dict[Any, str] = {}
     for field in fields:
         value = read_value(field)
         if value in seen:

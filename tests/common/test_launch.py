@@ -126,6 +126,7 @@ def test_a_report_that_cannot_be_written_is_no_failed_training(net):
     ([], 'bs8_4p_perf', '8'), (['--total_batch'], 'bs32_4p_perf', '32')])
 def test_the_case_counts_a_cards_batch_or_all(words, name, batch_size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'train.py').write_text('')
     own = launch._parse_args(['--case=perf', '--ranks=4'] + words + ['train.py', '--total_batch'])
     launch._write_result(own, str(tmp_path), logparse.summarize(['[run] ranks=4 batch_size=8']), 1)
     text = (tmp_path / ('%s_%s.log' % (tmp_path.name, name))).read_text()
