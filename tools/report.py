@@ -10,12 +10,15 @@ import json
 import os
 import statistics
 import sys
+from typing import Any, Dict, List
 
 from common import flags, runlog
 from common.checkpoint import FLAGS_FILE
 from common.files import read_json, write_text
 
-_ACCURACIES = [("top1", "top-1"), ("map", "mAP")]  # the figure of an [eval] line that a run is judged by
+# The figures of an [eval] line that a run is judged by, and other names of curves.
+_ACCURACIES = {"top1": "top-1", "map": "mAP"}
+_TITLES = dict(_ACCURACIES, loss="loss", images_per_sec="images / s")
 # Flags that no difference repeats: two that name the run folder, and one that the table has.
 _NO_DIFFERENCE = ("output_path", "SUMMARY", "batch_size")
 _IN_TABLE = ("model", "device", "batch_size", "ranks", "first_step")  # fields of [run] that no difference repeats
@@ -31,7 +34,7 @@ def read_metrics(output_path):
     Returns:
       {event: [fields, ...]} in the order of steps; what is no event, as a line that a kill cut short, is left out.
     """
-    events = {event: {} for event in runlog.EVENTS}
+    events: Dict[str, Dict[Any, dict]] = {event: {} for event in runlog.EVENTS}
     with open(os.path.join(output_path, runlog.METRICS_FILE), encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines):
             try:
@@ -41,7 +44,7 @@ def read_metrics(output_path):
                 events[event][key] = fields
             except (ValueError, TypeError, KeyError):
                 continue
-    return {event: [found[key] for key in sorted(found)] for event, found in events.items()}
+    return {event: [by_key[key] for key in sorted(by_key)] for event, by_key in events.items()}
 
 
 def table(output_paths):
@@ -57,17 +60,16 @@ def compare(output_paths):
     Args:
       output_paths: two or more run folders.
     Returns:
-      str: a table with a row a run, one with a row for each flag, and each field of [run], whose values are not all
-      the same among the runs that have it, and the folders.
+      (str, str): a table with a row a run; below it, one with a row for each flag, and each field of [run], whose
+      values are not all the same among the runs that have it, and the folders.
     """
     names = short_names(output_paths)
     runs = [read_metrics(path) for path in output_paths]
-    lines = [_markdown(["run"] + _columns(runs), [[name] + row for name, row in zip(names, _rows(runs))]), ""]
     differences = _differences(output_paths, runs)
-    lines += ["## Differences", ""]
-    lines += [_markdown([""] + names, differences) if differences else "None in flags, software or network.", ""]
-    lines += ["## Run folders", ""] + ["- %s: %s" % pair for pair in zip(names, output_paths)]
-    return "\n".join(lines)
+    return _markdown(["run"] + _columns(runs), [[name] + row for name, row in zip(names, _rows(runs))]), "\n".join(
+        ["## Differences", "", _markdown([""] + names, differences) if differences else
+         "None in flags, software or network.", "", "## Run folders", ""]
+        + ["- %s: %s" % pair for pair in zip(names, output_paths)])
 
 
 def short_names(output_paths):
@@ -79,15 +81,13 @@ def short_names(output_paths):
       list of str: ["SSD", "cutmix"] for SSD/test/output/0 and cutmix/test/output/0; with SSD/test/output/0.1 as well,
       ["SSD/.../0", "cutmix/.../0", "0.1"].
     """
-    parts = [os.path.abspath(path).split(os.sep)[1:] for path in output_paths]
-    while len(parts) > 1 and len({tuple(one[-1:]) for one in parts}) == 1 and all(len(one) > 1 for one in parts):
-        parts = [one[:-1] for one in parts]
+    paths = [os.path.abspath(path).split(os.sep)[1:] for path in output_paths]
+    while len(paths) > 1 and len({path[-1] for path in paths}) == 1 and all(len(path) > 1 for path in paths):
+        paths = [path[:-1] for path in paths]
     names = []
-    for one in parts:
-        others = [other for other in parts if other is not one]
-        length = next((count for count in range(1, len(one)) if all(one[-count:] != other[-count:]
-                                                                    for other in others)), len(one))
-        names.append(one[-length:])
+    for path in paths:
+        ends = [path[-count:] for count in range(1, len(path) + 1)]
+        names.append(next((end for end in ends if [other[-len(end):] for other in paths].count(end) == 1), path))
     brief = [name[:1] + ["..."] + name[-1:] if len(name) > 3 else name for name in names]
     distinct = len(set(map(tuple, brief))) == len(brief)
     return [os.sep.join(name) for name in (brief if distinct else names)]
@@ -104,13 +104,11 @@ def write_comparison(output_paths, folder):
     """
     os.makedirs(folder, exist_ok=True)
     picture = draw_curves(output_paths, os.path.join(folder, "comparison.png"))
-    tables = compare(output_paths).split("\n\n", 1)
-    lines = ["# %d runs" % len(output_paths), "", tables[0], ""]
+    reached, differences = compare(output_paths)
+    lines = ["# %d runs" % len(output_paths), "", reached, ""]
     if picture:
         lines += ["![loss, accuracy and images/s](comparison.png)", ""]
-    report = os.path.join(folder, "comparison.md")
-    write_text(report, "\n".join(lines + [tables[1], ""]))
-    return [report] + ([picture] if picture else [])
+    return _write(os.path.join(folder, "comparison.md"), lines + [differences, ""], picture)
 
 
 def write_report(output_path):
@@ -120,11 +118,8 @@ def write_report(output_path):
       The paths written.
     """
     events = read_metrics(output_path)
-    written = []
     picture = draw_curves([output_path], os.path.join(output_path, "curves.png"))
-    if picture:
-        written.append(picture)
-    run = events[runlog.RUN][-1] if events[runlog.RUN] else {}
+    run = (events[runlog.RUN] or [{}])[-1]
     row = table([output_path]).replace(output_path + os.sep, "")
     lines = ["# %s on %s" % (run.get("model", "run"), run.get("device", "?")), "", row, ""]
     if picture:
@@ -133,12 +128,10 @@ def write_report(output_path):
         lines += ["![confusion matrix](%s)" % _CONFUSION_PNG, ""]
     if events[runlog.EVAL]:
         keys = [key for key in events[runlog.EVAL][-1] if key not in ("time", "event")]
-        lines += ["## Evaluations", "", "| %s |" % " | ".join(keys), "|" + " --- |" * len(keys)]
-        lines += ["| %s |" % " | ".join(_short(fields.get(key, "")) for key in keys) for fields in events[runlog.EVAL]]
-        lines.append("")
+        lines += ["## Evaluations", "", _markdown(keys, [[_short(fields.get(key, "")) for key in keys]
+                                                         for fields in events[runlog.EVAL]]), ""]
     if run:
-        lines += ["## Run", ""]
-        lines += ["- %s: %s" % (key, value) for key, value in run.items() if key not in ("time", "event")]
+        lines += ["## Run", ""] + ["- %s: %s" % item for item in run.items() if item[0] not in ("time", "event")]
         lines += ["- started %d time(s)" % len(events[runlog.RUN]), ""]
     for title, event in (("Warnings", runlog.WARN), ("Failures", runlog.FAIL)):
         if events[event]:
@@ -146,9 +139,12 @@ def write_report(output_path):
     recorded = read_json(os.path.join(output_path, FLAGS_FILE)) or {}
     if recorded:
         lines += ["## Flags", "", "```"] + ["--%s=%s" % item for item in sorted(recorded.items())] + ["```", ""]
-    report = os.path.join(output_path, "report.md")
-    write_text(report, "\n".join(lines))
-    return [report] + written
+    return _write(os.path.join(output_path, "report.md"), lines, picture)
+
+
+def _write(page, lines, picture):
+    write_text(page, "\n".join(lines))
+    return [page] + ([picture] if picture else [])
 
 
 def draw_curves(output_paths, picture):
@@ -167,50 +163,52 @@ def draw_curves(output_paths, picture):
     runs = [read_metrics(path) for path in output_paths]
     if not any(events[runlog.TRAIN] + events[runlog.EVAL] for events in runs):
         return None
-    curves = [("loss", "loss")] + [(title, key) for key, title in _accuracies(runs)] + [
-        ("images / s", "images_per_sec")]
-    alone = len(runs) == 1
+    keys = ["loss"] + _accuracies(runs) + ["images_per_sec"]
     unit = "epoch" if _epochs_differ(runs) else "step"
-    names = [""] if alone else short_names(output_paths)
-    legend_rows = 0 if alone else -(-(len(names) + 2) // _legend_columns(names))
+    names = short_names(output_paths) if len(runs) > 1 else []
+    legend_rows = -(-(len(names) + 2) // _legend_columns(names)) if names else 0
     height_in = 3.8 + 0.22 * legend_rows
-    figure = Figure(figsize=(4.35 * len(curves), height_in), dpi=100)
+    figure = Figure(figsize=(4.35 * len(keys), height_in), dpi=100)
     FigureCanvasAgg(figure)
-    for place, (title, key) in enumerate(curves):
-        axes = figure.add_subplot(1, len(curves), place + 1)
-        typical = []
-        for index, events in enumerate(runs):
-            drawn = []
-            for event, style, label in ((runlog.TRAIN, "-", "train"), (runlog.EVAL, "o--", "evaluation")):
-                points = [(fields[unit], fields[key]) for fields in events[event] if key in fields and unit in fields]
-                if not points:
-                    continue
-                places, values = zip(*points)
-                drawn += values
-                axes.plot(places, values, style, color=_colour(index, len(runs)), linewidth=1.3, markersize=4,
-                          alpha=1.0 if event == runlog.EVAL else 0.6, label=label)
-                if alone and event == runlog.EVAL and key != "loss":
-                    axes.annotate(_short(values[-1]), (places[-1], values[-1]), textcoords="offset points",
-                                  xytext=(-4, 6), ha="right", fontsize=8)
-            if drawn and min(drawn) > 0:
-                typical.append(statistics.median(drawn))
-        axes.set_title(title)
-        axes.set_xlabel(unit)
-        axes.grid(alpha=0.3)
-        if typical and max(typical) > _LOG_RATIO * min(typical) and key in ("loss", "images_per_sec"):
-            axes.set_yscale("log")
-        elif key != "loss":
-            axes.margins(y=0.1)  # room for the last value's figure
-            axes.set_ylim(bottom=0)
-        if alone and axes.lines:
-            axes.legend(fontsize=8)
+    for place, key in enumerate(keys, 1):
+        _draw_curve(figure.add_subplot(1, len(keys), place), runs, key, unit)
     figure.tight_layout(rect=(0, 0.22 * legend_rows / height_in, 1, 1))
-    if not alone:
+    if names:
         _draw_legend(figure, names)
     temporary = "%s.tmp-%d.png" % (picture, os.getpid())
     figure.savefig(temporary)
     os.replace(temporary, picture)
     return picture
+
+
+def _draw_curve(axes, runs, key, unit):
+    """One figure's values over steps or epochs, of all runs, in training and evaluation."""
+    alone, typical = len(runs) == 1, []
+    for index, events in enumerate(runs):
+        drawn: List[float] = []
+        for event, style, label in ((runlog.TRAIN, "-", "train"), (runlog.EVAL, "o--", "evaluation")):
+            points = [(fields[unit], fields[key]) for fields in events[event] if key in fields and unit in fields]
+            if not points:
+                continue
+            places, values = zip(*points)
+            drawn += values
+            axes.plot(places, values, style, color=_colour(index, len(runs)), linewidth=1.3, markersize=4,
+                      alpha=1.0 if event == runlog.EVAL else 0.6, label=label)
+            if alone and event == runlog.EVAL and key != "loss":
+                axes.annotate(_short(values[-1]), (places[-1], values[-1]), textcoords="offset points",
+                              xytext=(-4, 6), ha="right", fontsize=8)
+        if drawn and min(drawn) > 0:
+            typical.append(statistics.median(drawn))
+    axes.set_title(_TITLES[key])
+    axes.set_xlabel(unit)
+    axes.grid(alpha=0.3)
+    if typical and max(typical) > _LOG_RATIO * min(typical) and key not in _ACCURACIES:
+        axes.set_yscale("log")
+    elif key != "loss":
+        axes.margins(y=0.1)  # room for the last value's figure
+        axes.set_ylim(bottom=0)
+    if alone and axes.lines:
+        axes.legend(fontsize=8)
 
 
 def _draw_legend(figure, names):
@@ -237,18 +235,17 @@ def _epochs_differ(runs):
     """Whether epochs are the better axis: all runs say theirs, and they have different numbers of steps."""
     steps_per_epoch = []
     for events in runs:
-        said = [fields["step"] / fields["epoch"] for fields in events[runlog.TRAIN] + events[runlog.EVAL]
-                if fields.get("epoch")]
-        if said:
-            steps_per_epoch.append(statistics.median(said))
-        elif events[runlog.TRAIN] or events[runlog.EVAL]:
+        lines = events[runlog.TRAIN] + events[runlog.EVAL]
+        ratios = [fields["step"] / fields["epoch"] for fields in lines if fields.get("epoch")]
+        if lines and not ratios:
             return False
+        steps_per_epoch += [statistics.median(ratios)] if ratios else []
     return bool(steps_per_epoch) and max(steps_per_epoch) > 1.01 * min(steps_per_epoch)
 
 
 def _columns(runs):
     """Titles of what _rows() says of each run."""
-    return ["model", "device", "batch x ranks", "images/s"] + [title for _, title in _accuracies(runs)] + ["minutes"]
+    return ["model", "device", "batch x ranks", "images/s"] + [_TITLES[key] for key in _accuracies(runs)] + ["minutes"]
 
 
 def _rows(runs):
@@ -260,7 +257,7 @@ def _rows(runs):
         rows.append([str(run.get("model", "?")), str(run.get("device", "?")),
                      "%s x %s" % (run.get("batch_size", "?"), run.get("ranks", "?")),
                      _figure(done, "images_per_sec", "%.1f")]
-                    + [_figure(evaluated, key, "%.4f") for key, _ in _accuracies(runs)]
+                    + [_figure(evaluated, key, "%.4f") for key in _accuracies(runs)]
                     + [minutes if done else "unfinished"])
     return rows
 
@@ -273,10 +270,10 @@ def _differences(output_paths, runs):
              if name not in ("time", "event") + _IN_TABLE and "--" + name not in own_flags}
             for events, own_flags in zip(runs, recorded)]
     rows = []
-    for group in (recorded, said):
-        for name in sorted(set().union(*group)):
-            if len({json.dumps(one[name], sort_keys=True) for one in group if name in one}) > 1:
-                rows.append([name] + [_short(one[name]) if name in one else "-" for one in group])
+    for of_runs in (recorded, said):
+        for name in sorted(set().union(*of_runs)):
+            if len({json.dumps(values[name], sort_keys=True) for values in of_runs if name in values}) > 1:
+                rows.append([name] + [_short(values[name]) if name in values else "-" for values in of_runs])
     return rows
 
 
@@ -286,10 +283,10 @@ def _markdown(titles, rows):
                      for cells in [titles, ["---"] * len(titles)] + rows)
 
 
-def _accuracies(events_of_runs):
-    """[(key, title)] of the accuracies that occur in the runs; top-1 where there is none yet."""
-    evaluated = [fields for events in events_of_runs for fields in events[runlog.EVAL]]
-    return [pair for pair in _ACCURACIES if any(pair[0] in fields for fields in evaluated)] or _ACCURACIES[:1]
+def _accuracies(runs):
+    """The keys of _ACCURACIES that occur in the runs; top1 where there is none yet."""
+    evaluations = [fields for events in runs for fields in events[runlog.EVAL]]
+    return [key for key in _ACCURACIES if any(key in fields for fields in evaluations)] or ["top1"]
 
 
 def _figure(fields, key, form):
@@ -301,6 +298,29 @@ def _short(value):
 
 
 def main(argv=None):
+    """Runs the command line; returns the exit code."""
+    parsed, runs = _parse_args(argv)
+    try:
+        if parsed.table:
+            runlog.say(table(runs))
+            return 0
+        if len(runs) > 1:
+            runlog.say("%s\n\n%s\n" % compare(runs))
+            written, picture = write_comparison(runs, parsed.output or "."), "comparison.png"
+        else:
+            written, picture = write_report(runs[0]), "curves.png"
+    except OSError as error:
+        print("python -m tools.report: %s" % error, file=sys.stderr)
+        return 1
+    runlog.say("\n".join(written))
+    if len(written) < 2:
+        runlog.say("%s was not drawn: %s." % (picture, "no step was logged yet" if importlib.util.find_spec(
+            "matplotlib") else "matplotlib is not installed"))
+    return 0
+
+
+def _parse_args(argv):
+    """(the flags, the run folders)."""
     parser = flags.Parser(prog="python -m tools.report", description=__doc__.split("\n")[0])
     parser.add_bool(parser, "--table", False, help="print a table and write nothing")
     parser.add_argument("--output", type=flags.output_path, metavar="DIR",
@@ -317,23 +337,7 @@ def main(argv=None):
     if parsed.output and (parsed.table or len(runs) == 1):
         parser.error("argument --output: is for a comparison of two or more runs; %s" % (
             "--table writes nothing" if parsed.table else "the report of one run goes into its folder"))
-    try:
-        if parsed.table:
-            print(table(runs))
-            return 0
-        if len(runs) > 1:
-            print(compare(runs) + "\n")
-            written, picture = write_comparison(runs, parsed.output or "."), "comparison.png"
-        else:
-            written, picture = write_report(runs[0]), "curves.png"
-    except OSError as error:
-        print("%s: %s" % (parser.prog, error), file=sys.stderr)
-        return 1
-    print("\n".join(written))
-    if len(written) < 2:
-        print("%s was not drawn: %s." % (picture, "no step was logged yet" if importlib.util.find_spec("matplotlib")
-                                         else "matplotlib is not installed"))
-    return 0
+    return parsed, runs
 
 
 if __name__ == "__main__":
