@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import sys
 import time
 
@@ -29,12 +28,11 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 
 import records  # noqa: E402
 from common import flags  # noqa: E402
-from common.files import DataError, check_free_space, read_json, write_text  # noqa: E402
+from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
 
 MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
 TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"
 MADE_BY = "ShufflenetV2 create_tfrecords.py"
-_PARTIAL_MARK = "partial.json"
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
 _JPEG_QUALITY = 95
 
@@ -139,39 +137,34 @@ def write_shard(task):
 
 
 def create(metadata_file, output, labels, boxes="", num_shards=1, split="auto", workers=1, seed=0):
-    """Writes one folder of shards: whole or not at all.
+    """Writes one folder of shards, whole or not at all; one that was made of the same files is left as it is.
 
     Returns:
-      (folder, its manifest).
+      (folder, its manifest, whether it was made now).
     Raises:
       DataError: a table is not what explore_imagenet.py writes, or the folder holds something else.
     """
-    from tqdm import tqdm
     folder = shard_folder(metadata_file, output, split)
     classes = read_labels(labels)
     rows = read_metadata(metadata_file, classes, read_boxes(boxes) if boxes else None)
-    check_replaceable(folder)
-    check_free_space(folder, sum(os.path.getsize(row[0]) for row in rows if os.path.isfile(row[0])))
+    sources = [metadata_file, labels] + ([boxes] if boxes else []) + [row[0] for row in rows]
+    settings = {"sources": fingerprint(sources), "num_shards": num_shards, "seed": seed}
+    with whole_folder(folder, settings, MADE_BY) as fresh:
+        if fresh:
+            check_free_space(folder, sum(os.path.getsize(row[0]) for row in rows if os.path.isfile(row[0])))
+            _write_shards(fresh, os.path.basename(folder), rows, classes, metadata_file, num_shards, workers, seed)
+    return folder, read_manifest(folder), fresh is not None
+
+
+def _write_shards(folder, split, rows, classes, metadata_file, num_shards, workers, seed):
+    from tqdm import tqdm
     random.Random(seed).shuffle(rows)
     num_shards = min(num_shards, len(rows))
-    partial = _fresh_partial(folder)
     names = ["shard-%04d.tfrecords" % number for number in range(num_shards)]
-    tasks = [(os.path.join(partial, name), rows[number::num_shards]) for number, name in enumerate(names)]
-    try:
-        with tqdm(total=len(rows), unit="image", disable=None, dynamic_ncols=True,
-                  desc=os.path.basename(folder)) as bar:
-            written = _run(tasks, min(workers, num_shards) if len(rows) >= _IN_PROCESS_IMAGES else 1, bar)
-        manifest = _finish(partial, names, written, classes, metadata_file, seed)
-        if os.path.isdir(folder):
-            replaced = partial + ".replaced"
-            os.rename(folder, replaced)
-            os.rename(partial, folder)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(partial, folder)
-        return folder, manifest
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    tasks = [(os.path.join(folder, name), rows[number::num_shards]) for number, name in enumerate(names)]
+    with tqdm(total=len(rows), unit="image", disable=None, dynamic_ncols=True, desc=split) as bar:
+        written = _run(tasks, min(workers, num_shards) if len(rows) >= _IN_PROCESS_IMAGES else 1, bar)
+    _finish(folder, names, written, classes, metadata_file, seed)
 
 
 def shard_folder(metadata_file, output, split):
@@ -250,37 +243,10 @@ def read_metadata(path, classes, boxes=None):
     return rows
 
 
-def check_replaceable(folder):
-    """DataError unless the folder is absent, empty or holds exactly what this program wrote."""
-    if not os.path.lexists(folder):
-        return
-    inside = set(os.listdir(folder)) if os.path.isdir(folder) else {"a file"}
-    manifest = read_manifest(folder) or {}
-    ours = {MANIFEST_FILE, INDEX_FILE, BAD_FILE} | {shard["name"] for shard in manifest.get("shards", [])}
-    if inside and (not manifest or inside - ours):
-        raise DataError(folder, "a new folder, or one that create_tfrecords.py wrote",
-                        "%s in it" % ", ".join(sorted(inside - ours if manifest else inside)[:4]),
-                        "give another --output or move it away; nothing was deleted")
-
-
 def read_manifest(folder):
     """manifest.json of a folder of shards; None when this program did not write one."""
     manifest = read_json(os.path.join(folder, MANIFEST_FILE))
     return manifest if isinstance(manifest, dict) and manifest.get("made_by") == MADE_BY else None
-
-
-def _fresh_partial(folder):
-    partial = os.path.join(os.path.dirname(folder), ".%s.partial" % os.path.basename(folder))
-    for left in (partial, partial + ".replaced"):
-        if os.path.isfile(os.path.join(left, _PARTIAL_MARK)) or read_manifest(left):
-            shutil.rmtree(left)  # of a run of this program that was killed
-    try:
-        os.makedirs(partial)
-    except OSError as error:
-        raise DataError(partial, "a folder that can be made", error.strerror or str(error),
-                        "give another --output") from error
-    write_text(os.path.join(partial, _PARTIAL_MARK), json.dumps({"made_by": MADE_BY}))
-    return partial
 
 
 def _run(tasks, workers, bar):
@@ -307,15 +273,15 @@ def _start_worker(counter):
     _counter = counter
 
 
-def _finish(partial, names, written, classes, metadata_file, seed):
+def _finish(folder, names, written, classes, metadata_file, seed):
     bad = sorted(row for shard in written for row in shard["bad"])
     images = sum(shard["images"] for shard in written)
     if not images:
         raise DataError(metadata_file, "at least one image that can be decoded", "%d that cannot, the first: %s (%s)"
                         % (len(bad), bad[0][0], bad[0][1]), "look at the files")
     index = np.concatenate([np.insert(shard["index"], 0, number, axis=1) for number, shard in enumerate(written)])
-    np.save(os.path.join(partial, INDEX_FILE), index, allow_pickle=False)
-    with open(os.path.join(partial, BAD_FILE), "w", encoding="utf-8", newline="") as file:
+    np.save(os.path.join(folder, INDEX_FILE), index, allow_pickle=False)
+    with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "reason", "action")] + bad)
     per_class = np.bincount(index[:, 3], minlength=len(classes))
     manifest = {
@@ -326,16 +292,14 @@ def _finish(partial, names, written, classes, metadata_file, seed):
         "shards": [{"name": name, "images": shard["images"], "bytes": shard["bytes"], "sha256": shard["sha256"]}
                    for name, shard in zip(names, written)],
     }
-    write_text(os.path.join(partial, MANIFEST_FILE), json.dumps(manifest, indent=1))
-    os.remove(os.path.join(partial, _PARTIAL_MARK))
-    return manifest
+    write_text(os.path.join(folder, MANIFEST_FILE), json.dumps(manifest, indent=1))
 
 
 def main(argv=None):
     parsed = parse_args(argv)
     started = time.time()
     try:
-        folder, manifest = create(**vars(parsed))
+        folder, manifest, made = create(**vars(parsed))
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -343,9 +307,10 @@ def main(argv=None):
         for reason, count in sorted(manifest[action].items()):
             print("%s: %d %s" % (action.replace("_", " "), count, reason))
     seconds = time.time() - started
-    print("%s: %d images of %d classes in %d shards, %.1f s, %.0f images/s" % (
-        folder, manifest["images"], manifest["num_classes"], len(manifest["shards"]), seconds,
-        manifest["images"] / seconds))
+    speed = "%.1f s, %.0f images/s" % (seconds, manifest["images"] / seconds)
+    print("%s: %d images of %d classes in %d shards, %s" % (
+        folder, manifest["images"], manifest["num_classes"], len(manifest["shards"]),
+        speed if made else "made before of the same files"))
     return 0
 
 

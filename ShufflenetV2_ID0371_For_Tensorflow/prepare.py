@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the shards that --data_dir means, and makes them of class folders with --prepare."""
 import glob
-import hashlib
 import os
 import tempfile
 
-from common.files import DataError
+from common.files import DataError, fingerprint, whole_folder
 from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
 
 # Names below --data_dir; the first of each are what create_tfrecords.py makes, the others published habits.
 _TRAIN_NAMES = (TRAIN_SHARDS, "train")
 _EVAL_NAMES = (EVAL_SHARDS, "val_shards", "validation_shards", "val", "validation")
+_MADE_BY = "ShufflenetV2 --prepare"
 _TRAIN_NUM_SHARDS, _EVAL_NUM_SHARDS = 64, 8
 
 
@@ -67,28 +67,28 @@ def _has_class_folders(folder):
 def _prepare(data_dir, cache):
     """Makes shards of DIR/train and DIR/val below `cache`, once for each state of these folders."""
     import explore_imagenet
-    digest = hashlib.sha256(os.path.abspath(data_dir).encode())
-    for split in ("train", "val"):
-        for folder, folders, names in os.walk(os.path.join(data_dir, split)):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                status = os.stat(path)
-                digest.update(("%s %d %d\n" % (path, status.st_size, status.st_mtime_ns)).encode("utf-8", "replace"))
-    place = os.path.join(cache, "%s-%s" % (os.path.basename(os.path.abspath(data_dir)), digest.hexdigest()[:12]))
-    folders = [os.path.join(place, name) for name in (TRAIN_SHARDS, EVAL_SHARDS)]
     if not os.path.isdir(os.path.join(data_dir, "val")):
         raise DataError(os.path.join(data_dir, "val"), "images to evaluate with", "no such folder",
                         "add it, or make shards with create_tfrecords.py and train with --mode=train")
-    if not all(read_manifest(folder) for folder in folders):
-        with tempfile.TemporaryDirectory(prefix="explored-") as tables:
-            explore_imagenet.explore(data_dir, tables)
-            for name, shards, boxes in (
-                    (explore_imagenet.TRAINING_FILE, _TRAIN_NUM_SHARDS, explore_imagenet.BOXES_FILE),
-                    (explore_imagenet.VALIDATION_FILE, _EVAL_NUM_SHARDS, None)):
-                folder, manifest = create(
-                    os.path.join(tables, name), place, os.path.join(tables, explore_imagenet.ENCODING_FILE),
-                    os.path.join(tables, boxes) if boxes else "", shards, workers=os.cpu_count() or 1)
-                print("prepared %s: %d images of %d classes" % (folder, manifest["images"], manifest["num_classes"]),
-                      flush=True)
-    return tuple(folders)
+    data_dir = os.path.abspath(data_dir)
+    state = fingerprint(os.path.join(data_dir, split) for split in ("train", "val"))
+    place = os.path.join(cache, "%s-%s" % (os.path.basename(data_dir), state[:12]))
+    with whole_folder(place, {"state": state}, _MADE_BY) as fresh:
+        if fresh:
+            with tempfile.TemporaryDirectory(prefix="explored-") as tables:
+                explore_imagenet.explore(data_dir, tables)
+                _make_shards(tables, fresh, place)
+    return os.path.join(place, TRAIN_SHARDS), os.path.join(place, EVAL_SHARDS)
+
+
+def _make_shards(tables, output, place):
+    """Makes both folders of shards in `output`, which is to become `place`."""
+    import explore_imagenet
+    for metadata, split, num_shards, boxes in (
+            (explore_imagenet.TRAINING_FILE, TRAIN_SHARDS, _TRAIN_NUM_SHARDS, explore_imagenet.BOXES_FILE),
+            (explore_imagenet.VALIDATION_FILE, EVAL_SHARDS, _EVAL_NUM_SHARDS, None)):
+        _, manifest, _ = create(
+            os.path.join(tables, metadata), output, os.path.join(tables, explore_imagenet.ENCODING_FILE),
+            os.path.join(tables, boxes) if boxes else "", num_shards, workers=os.cpu_count() or 1)
+        print("prepared %s: %d images of %d classes" % (
+            os.path.join(place, split), manifest["images"], manifest["num_classes"]), flush=True)

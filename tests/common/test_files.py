@@ -146,3 +146,23 @@ def test_free_space(tmp_path, monkeypatch):
     files.check_free_space(str(tmp_path / 'not' / 'yet'), 10 ** 6)
     message = message_of(files.check_free_space, str(tmp_path), 10 ** 9)
     assert '1000.0 MB' in message and 'found 1.0 MB' in message
+
+
+def test_a_fingerprint_sees_every_file_also_behind_links(tmp_path):
+    (tmp_path / 'real' / 'inner').mkdir(parents=True)
+    (tmp_path / 'real' / 'inner' / 'label').write_text('cat')
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'linked').symlink_to(tmp_path / 'real')
+    (tmp_path / 'data' / 'loop').symlink_to(tmp_path / 'data')
+    (tmp_path / 'data' / 'broken').symlink_to(tmp_path / 'nothing')
+    paths = [str(tmp_path / 'data'), str(tmp_path / 'list.txt')]
+    states = [files.fingerprint(paths)]
+    assert files.fingerprint(paths) == states[0]
+    for change in (lambda: (tmp_path / 'real' / 'inner' / 'label').write_text('cats'),
+                   lambda: os.utime(str(tmp_path / 'real' / 'inner' / 'label'), (1, 1)),
+                   lambda: (tmp_path / 'real' / 'more').mkdir(),
+                   lambda: (tmp_path / 'list.txt').write_text('a'),
+                   lambda: (tmp_path / 'nothing').write_text('now there')):
+        change()
+        states.append(files.fingerprint(paths))
+    assert len(set(states)) == 6

@@ -269,6 +269,11 @@ def test_the_number_of_processes_does_not_change_the_shards(folders, tmp_path, m
 
 def test_only_what_it_wrote_is_replaced(folders, tmp_path):
     out = make(folders, tmp_path / 'out')
+    words = [str(out / 'tables' / 'training_metadata.csv'), str(out), str(out / 'tables' / 'integer_encoding.json'),
+             str(out / 'tables' / 'boxes.npy'), 3]
+    assert create_tfrecords.create(*words)[2] is False  # made already of the same files
+    write(folders / 'train' / 'n01' / 'n01_0.JPEG', jpeg(99))
+    assert create_tfrecords.create(*words)[2] is True
     make(folders, tmp_path / 'out', num_shards=2)
     assert len(create_tfrecords.read_manifest(str(out / 'train_shards'))['shards']) == 2
     write(out / 'train_shards' / 'mine.txt', b'x')
@@ -570,3 +575,16 @@ def test_prepare_makes_shards_once_and_not_in_the_users_folder(folders, tmp_path
     assert all(folder.startswith(os.path.join(default, 'prepared')) for folder in first)
     write(folders / 'train' / 'n01' / 'new.JPEG', jpeg())
     assert prepare.find_shards(str(folders), default, 'train', True) != first
+
+
+def test_of_two_that_prepare_at_once_one_waits(folders, tmp_path):
+    code = ('import os, sys; sys.path.insert(0, %r); import prepare\n'
+            'print(prepare.find_shards(%r, %r, "train", True))' % (FOLDER, str(folders), str(tmp_path / 'default')))
+    os.mkdir(str(tmp_path / 'default'))
+    both = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(text.count('prepared /') for text in said) == [0, 2]
+    assert len({text.splitlines()[-1] for text in said}) == 1
+    assert len(os.listdir(str(tmp_path / 'default' / 'prepared'))) == 1
