@@ -76,13 +76,18 @@ def figures(scores, labels, counted):
       labels: int32 [B].
       counted: float32 [B], 0 for padding.
     Returns:
-      float32 [3]: cross-entropy, right at the first guess, right within five; a tie counts as right, NaN as wrong.
+      float32 [3]: cross-entropy, right at the first guess, right within five. Of equal scores the lower class comes
+      first; an image with a score that is NaN is never right.
     """
+    classes = int(scores.shape[1])
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores)
-    of_label = tf.reduce_sum(scores * tf.one_hot(labels, int(scores.shape[1])), 1, keepdims=True)
-    not_better = tf.reduce_sum(tf.cast(scores <= of_label, tf.float32), 1)
-    better = int(scores.shape[1]) - not_better
-    rows = [loss, tf.cast(better < 1, tf.float32), tf.cast(better < 5, tf.float32)]
+    is_label = tf.one_hot(labels, classes, on_value=True, off_value=False)
+    of_label = tf.reduce_sum(tf.where(is_label, scores, tf.zeros_like(scores)), 1, keepdims=True)
+    is_lower_class = tf.range(classes)[None, :] < labels[:, None]
+    ahead = (scores > of_label) | (tf.equal(scores, of_label) & is_lower_class)
+    rank = tf.reduce_sum(tf.cast(ahead, tf.float32), 1)  # of the label among the guesses, from 0
+    rank = tf.where(tf.reduce_any(tf.is_nan(scores), 1), np.inf * tf.ones_like(rank), rank)
+    rows = [loss, tf.cast(rank < 1, tf.float32), tf.cast(rank < 5, tf.float32)]
     return tf.stack([tf.reduce_sum(row * counted) for row in rows])
 
 

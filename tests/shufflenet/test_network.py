@@ -313,3 +313,15 @@ def test_loss_and_figures_by_hand():
     assert lost[1:].tolist() == [0.0, 0.0]
     found = model.mean_figures([([[2.0, 1.0, 3.0], [0, 0, 1.0]], 3), ([[1.0, 0.0, 0.0], [0, 0, 0]], 1)])
     assert found == {'images': 4, 'loss': 0.75, 'top1': 0.25, 'top5': 0.75, 'top1_no_ema': 0.0, 'top5_no_ema': 0.25}
+
+
+@smoke
+@pytest.mark.parametrize('scores, label, top1, top5', [
+    ([0.5] * 9, 0, 1, 1), ([0.5] * 9, 1, 0, 1), ([0.5] * 9, 4, 0, 1), ([0.5] * 9, 5, 0, 0),  # equal: the lower index
+    ([2, 1, 2, 1, 2, 1, 2, 1, 2], 2, 0, 1), ([2, 1, 2, 1, 2, 1, 2, 1, 2], 1, 0, 0), ([1, 3, 3], 1, 1, 1),
+    ([1, 3, np.nan], 1, 0, 0), ([np.nan, 3, 1], 1, 0, 0), ([np.nan] * 9, 0, 0, 0),
+    ([-np.inf, 3, -np.inf], 1, 1, 1), ([-np.inf] * 9, 8, 0, 0)])
+def test_ties_go_to_the_lower_class_and_nan_is_never_right(scores, label, top1, top5):
+    figures = model.figures(tf.constant([scores], tf.float32), tf.constant([label]), tf.ones([1]))
+    with tf.Session() as session:
+        assert session.run(figures)[1:].tolist() == [top1, top5]
