@@ -7,24 +7,27 @@
     python eval.py --mode=predict --checkpoint_dir=... a.jpg b.jpg    the five likeliest classes of each image
     python eval.py --mode=export --checkpoint_dir=... --export_dir=D  SavedModel and frozen graph
 
-The flags are train.py's. Checkpoints of the published TensorFlow code work as well.
+The flags stand in arguments.py. Checkpoints of the published TensorFlow code work as well.
 """
+import collections
 import os
 import sys
+import time
 
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
+import arguments  # noqa: E402
 from common import checkpoint, confusion, files, graph_files, runlog  # noqa: E402
-from common.files import DataError, check_new_folder  # noqa: E402
+from common.files import DataError  # noqa: E402
 
 _AVERAGE = "/ExponentialMovingAverage"
 
 
 def run(parsed):
-    """Does what parsed.mode says; returns 0. Raises DataError."""
+    """Does what parsed.mode says; returns the exit code. Raises DataError."""
     checkpoint_dir = parsed.checkpoint_dir or parsed.output_path
     prefix, state = checkpoint.find_checkpoint(checkpoint_dir, parsed.best)
     parsed.num_classes = state.get("num_classes", parsed.num_classes)
@@ -34,61 +37,99 @@ def run(parsed):
 
 def evaluate(parsed, prefix, state):
     """Prints the [eval] line: every image of eval_shards/ once, with the moving averages and with the weights."""
-    # Data
     if parsed.confusion_png:
         confusion.check_can_draw()
+    shards = load_shards(parsed, state)
+    names = class_names(parsed, state.get("classes") or shards.classes)
+    from common.runtime import open_runtime
+    from input_pipeline import eval_batches
+    runtime = open_runtime(parsed)
+    tf = runtime.tf
+    tf.reset_default_graph()
+    batch_size = min(parsed.batch_size, len(shards))
+    tensors, start = build_graph(tf, parsed, shards, batch_size)
+    session = tf.Session(config=runtime.session_config())
+    log = runlog.RunLog()
+    log.event(runlog.RUN, model="ShuffleNetV2", mode="evaluate", network="x" + parsed.depth_multiplier,
+              classes=parsed.num_classes, batch_size=batch_size, images=len(shards), checkpoint=prefix,
+              **dict(runtime.describe(), compute_dtype="float32"))
+
+    def score_checkpoint(averaged):
+        if not restore(runtime, session, prefix, averaged):
+            return None
+        try:
+            return score(session.run, tensors, start, eval_batches(shards, batch_size))
+        except tf.errors.OpError as error:
+            raise shards.error or error from None
+
+    started = time.time()
+    weights = score_checkpoint(averaged=False)
+    images_per_sec = len(shards) / (time.time() - started)
+    averages = score_checkpoint(averaged=True)
+    if not averages:
+        log.warn("%s holds no moving averages" % prefix)
+    for problem in shards.new_problems():
+        log.warn("passed over: " + problem)
+    figures, guesses = averages or weights
+    log.event(runlog.EVAL, step=state.get("step", 0),
+              **dict(figures, top1_no_ema=weights[0]["top1"], top5_no_ema=weights[0]["top5"]))
+    log.event(runlog.DONE, step=state.get("step", 0), images_per_sec=images_per_sec,
+              images_per_sec_per_card=images_per_sec, ms_per_step=1000 * batch_size / images_per_sec,
+              top1=figures["top1"], status="ok")
+    print("checkpoint: %s" % prefix)
+    if parsed.confusion_png:
+        counts = confusion.count(*guesses, classes=parsed.num_classes)
+        confusion.tell(counts, list(names.values()), parsed.confusion_png)
+    return 0
+
+
+def load_shards(parsed, state):
+    """The evaluation shards of the flags; DataError when the checkpoint was trained on other classes."""
     import prepare
-    from input_pipeline import Shards, eval_batches, eval_data
+    from input_pipeline import Shards
     _, folder = prepare.find_shards(parsed.data_path, os.path.join(HERE, "data"), "evaluate", parsed.prepare)
     shards = Shards(folder, parsed.num_classes, parsed.max_bad_records)
     if shards.classes and state.get("classes") and shards.classes != state["classes"]:
         raise DataError(folder, "the classes that the checkpoint was trained on", "others",
                         "make the shards with explore_imagenet.py --labels=(the encoding of the training shards)")
-    from common.runtime import open_runtime
-    runtime = open_runtime(parsed)
+    return shards
 
-    # Graph
-    tf = runtime.tf
+
+Batch = collections.namedtuple("Batch", "figures scores labels counted")
+
+
+def build_graph(tf, parsed, shards, batch_size):
+    """The evaluation of one batch: Batch of tensors, and the operation that starts at the first one."""
     import architecture
     import model
-    tf.reset_default_graph()
-    batch_size = min(parsed.batch_size, len(shards))
+    from input_pipeline import eval_data
     (images, labels, counted), start = eval_data(tf, shards, batch_size, parsed.threads)
     scores = architecture.logits(images, False, parsed.num_classes, parsed.depth_multiplier)
-    figures = [model.figures(scores, labels, counted)[None], tf.reduce_sum(counted)]
-    guesses = [tf.argmax(scores, 1), labels, counted]
-    session = tf.Session(config=runtime.session_config())
+    return Batch(model.figures(scores, labels, counted)[None], scores, labels, counted), start
 
-    # Figures
+
+def score(run, tensors, start, batches):
+    """Evaluates the loaded weights on every image once.
+
+    Args:
+      run: function of fetches, a session's.
+      tensors, start: of build_graph.
+      batches: int, how many cover all images.
+    Returns:
+      dict of model.mean_figures, and int64 [2, N]: the class that each image was taken for, of confusion.first_guess,
+      and the true one.
+    """
+    import model
+    guesses = []
+
     def run_batches():
-        del taken[:]
-        session.run(start)
-        for _ in range(eval_batches(shards, batch_size)):
-            try:
-                sums, (taken_for, true, kept) = session.run([figures, guesses])
-                taken.append(np.stack([taken_for, true])[:, kept > 0])
-                yield sums
-            except tf.errors.OpError as error:
-                raise shards.error or error from None
+        run(start)
+        for _ in range(batches):
+            batch = run(tensors)
+            guesses.append(np.stack([confusion.first_guess(batch.scores), batch.labels])[:, batch.counted > 0])
+            yield batch.figures, batch.counted.sum()
 
-    fields = {}
-    taken = []  # by batch, [taken for, true class] of every image in the last pass: with averages where there are any
-    log = runlog.RunLog()
-    for averaged in (False, True):
-        if restore(runtime, session, prefix, averaged):
-            found = model.mean_figures(run_batches())
-            fields.update({"top1_no_ema": found["top1"], "top5_no_ema": found["top5"]} if not averaged else {}, **found)
-    if len(fields) < 5:
-        log.warn("%s holds no moving averages" % prefix)
-    for problem in shards.new_problems():
-        log.warn("passed over: " + problem)
-    log.event(runlog.EVAL, step=state.get("step", 0), **fields)
-    print("checkpoint: %s" % prefix)
-    if parsed.confusion_png:
-        confusion.tell(confusion.count(*np.concatenate(taken, 1), classes=parsed.num_classes),
-                       list(_class_names(parsed, state.get("classes") or shards.classes).values()),
-                       parsed.confusion_png)
-    return 0
+    return model.mean_figures(run_batches()), np.concatenate(guesses, 1)
 
 
 def predict(parsed, prefix, state):
@@ -98,7 +139,7 @@ def predict(parsed, prefix, state):
     import records
     if not parsed.images:
         raise DataError("--mode=predict", "image files", "none", "give their paths")
-    names = _class_names(parsed, state.get("classes"))
+    names = class_names(parsed, state.get("classes"))
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
     tf = runtime.tf
@@ -128,11 +169,20 @@ def predict(parsed, prefix, state):
     return failed
 
 
-def _class_names(parsed, classes):
-    """What to call each label: {label: class id and name as far as they are known}; `classes` are the ids or None."""
-    given = files.read_json(parsed.class_names) if parsed.class_names else None
+def class_names(parsed, classes):
+    """What to call each label: {label: class id and name as far as they are known}.
+
+    Args:
+      classes: class ids in the order of their labels, or None.
+    Raises:
+      DataError: the file of --class_names holds no JSON object.
+    """
     names = {label: classes[label] if classes else "class %d" % label for label in range(parsed.num_classes)}
-    for key, value in (given or {}).items():
+    given = files.read_json(parsed.class_names) if parsed.class_names else {}
+    if not isinstance(given, dict):
+        raise DataError(parsed.class_names, 'a JSON object {class id: name} or {"0": [class id, name], ...}',
+                        "something else", "correct the file")
+    for key, value in given.items():
         if isinstance(value, list) and len(value) > 1:  # {"0": [class id, name]}, numbered in another order than ours
             key, value = value[0], value[1]
         for label, name in names.items():
@@ -144,7 +194,7 @@ def _class_names(parsed, classes):
 def export(parsed, prefix, state):
     """Writes SavedModel and frozen graph with the moving averages, where there are any, as weights."""
     folder = parsed.export_dir or os.path.join(parsed.output_path, "export")
-    check_new_folder(folder, "--export_dir")
+    files.check_new_folder(folder, "--export_dir")
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
     tf = runtime.tf
@@ -186,6 +236,15 @@ def restore(runtime, session, prefix, averaged):
     return True
 
 
+def main(argv=None):
+    """Evaluates, predicts or exports as the command line says; returns the exit code."""
+    parsed = arguments.parse_args(argv, "evaluate")
+    try:
+        return run(parsed)
+    except (DataError, OSError) as error:
+        runlog.fail(None, str(error))
+        return 1
+
+
 if __name__ == "__main__":
-    import train
-    sys.exit(train.main(mode="evaluate"))
+    sys.exit(main())

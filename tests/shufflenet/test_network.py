@@ -325,3 +325,14 @@ def test_ties_go_to_the_lower_class_and_nan_is_never_right(scores, label, top1, 
     figures = model.figures(tf.constant([scores], tf.float32), tf.constant([label]), tf.ones([1]))
     with tf.Session() as session:
         assert session.run(figures)[1:].tolist() == [top1, top5]
+
+
+def test_an_evaluation_adds_up_batches_and_takes_nan_for_no_class():
+    batches = [evaluation.Batch(np.array([[3.0, 1.0, 2.0]]), np.array([[1, 2], [np.nan, 1]]), np.array([1, 1]),
+                                np.array([1.0, 1.0])),
+               evaluation.Batch(np.array([[1.0, 0.0, 1.0]]), np.array([[5, 4], [9, 9]]), np.array([1, 0]),
+                                np.array([1.0, 0.0]))]
+    fetched = iter([None] + batches)
+    figures, guesses = evaluation.score(lambda fetches: next(fetched), 'tensors', 'start', 2)
+    assert figures == {'images': 3, 'loss': 4 / 3, 'top1': 1 / 3, 'top5': 1.0}
+    assert guesses.tolist() == [[1, -1, 0], [1, 1, 1]]

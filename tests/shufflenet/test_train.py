@@ -13,6 +13,7 @@ from conftest import ROOT
 
 FOLDER = os.path.join(ROOT, 'ShufflenetV2_ID0371_For_Tensorflow')
 sys.path.insert(0, FOLDER)
+import arguments  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
@@ -130,9 +131,41 @@ def test_a_bad_flag_is_one_line(words, said, capsys):
     assert end.value.code == 2 and said in error and error.count('\n') == 1
 
 
+def test_evaluating_leaves_the_run_folder_to_the_run(tmp_path, monkeypatch):
+    default = os.path.join(FOLDER, 'test', 'output', '7')
+    monkeypatch.setenv('ASCEND_DEVICE_ID', '7')
+    for words, run_folder in (([], default), (['--log_dir=%s' % (tmp_path / 'run')], str(tmp_path / 'run'))):
+        assert arguments.parse_args(words).output_path == run_folder
+        for mode in ('evaluate', 'predict', 'export'):
+            parsed = arguments.parse_args(['--mode=' + mode] + words)
+            assert parsed.checkpoint_dir == run_folder and parsed.export_dir == os.path.join(run_folder, 'export')
+            assert parsed.output_path == os.path.join(
+                os.path.dirname(run_folder), 'evaluate-' + os.path.basename(run_folder))
+    parsed = arguments.parse_args(['--checkpoint_dir=c', '--export_dir=e'], 'evaluate')
+    assert (parsed.checkpoint_dir, parsed.export_dir) == (os.path.abspath('c'), os.path.abspath('e'))
+
+
+@pytest.mark.parametrize('words, mode, said', [
+    (['--class_names=missing.json'], 'evaluate', 'found no file'), (['--mode=train'], 'evaluate', "'predict'"),
+    (['--class_names=~/missing.json'], 'evaluate', os.path.expanduser('~/missing.json')),
+    (['a.jpg'], 'train', "found 'a.jpg'"), (['--mode=export', '--confusion_png=c.png'], 'train', '--mode=evaluate')])
+def test_what_is_not_for_a_mode_or_not_there_is_one_line(words, mode, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        arguments.parse_args(words, mode)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count('\n') == 1
+
+
+def test_several_ranks_do_not_evaluate(monkeypatch, capsys):
+    monkeypatch.setenv('RANK_SIZE', '8')
+    with pytest.raises(SystemExit):
+        arguments.parse_args(['--mode=evaluate'])
+    assert 'for one card, and RANK_SIZE is 8' in capsys.readouterr().err
+
+
 @smoke
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():
-    code = ('import sys, train, eval, prepare, records, input_pipeline, create_tfrecords, explore_imagenet; '
+    code = ('import sys, train, eval, arguments, prepare, records, input_pipeline, create_tfrecords, explore_imagenet; '
             'print([m for m in ("tensorflow", "npu_bridge", "PIL") if m in sys.modules])')
     assert finish([sys.executable, '-c', code], cwd=FOLDER)[1].strip().endswith('[]')
     for script in ('train.py', 'eval.py', 'create_tfrecords.py', 'data/create_tfrecords.py', 'explore_imagenet.py',
