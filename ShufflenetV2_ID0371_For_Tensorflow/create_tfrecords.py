@@ -13,7 +13,6 @@ EXIF) or left out (empty, truncated, no image); bad_files.csv names each of them
 import collections
 import csv
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -29,12 +28,12 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 import records  # noqa: E402
 from common import flags  # noqa: E402
 from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
+from images import BadImage, usable_jpeg  # noqa: E402
 
 MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
 TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"
 MADE_BY = "ShufflenetV2 create_tfrecords.py"
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
-_JPEG_QUALITY = 95
 
 _counter = None  # of images done, shared with the worker processes
 
@@ -56,49 +55,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-class BadImage(Exception):
-    """An image that cannot be used; str() is the reason in a few words."""
-
-
-def usable_jpeg(data):
-    """The bytes to store for an image file.
-
-    Args:
-      data: bytes of the file.
-    Returns:
-      (bytes of an upright RGB JPEG, list of what had to be changed; [] means that they are the file's own bytes).
-    Raises:
-      BadImage: it cannot be decoded whole.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    if not data:
-        raise BadImage("empty")
-    try:
-        image = Image.open(io.BytesIO(data))
-        repairs = []
-        if image.format not in ("JPEG", "MPO"):
-            repairs.append("not_jpeg_but_%s" % str(image.format).lower())
-        if image.mode == "L":
-            repairs.append("grayscale")
-        elif image.mode != "RGB":
-            repairs.append(image.mode.lower())
-        if image.getexif().get(0x0112, 1) in range(2, 9):
-            repairs.append("exif_rotated")
-        if not repairs:
-            image.draft("RGB", (1, 1))  # an eighth of the size: reads the whole file, costs a third
-            image.load()
-            return data, []
-        converted = ImageOps.exif_transpose(image).convert("RGB")
-        out = io.BytesIO()
-        converted.save(out, "JPEG", quality=_JPEG_QUALITY)
-        return out.getvalue(), repairs
-    except UnidentifiedImageError:
-        raise BadImage("not an image") from None
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError) as error:
-        reason = "truncated" if "truncated" in str(error) else " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(reason) from None
-
-
 def write_shard(task):
     """Writes one shard; runs in a worker process.
 
@@ -114,7 +70,8 @@ def write_shard(task):
         for image_path, label, boxes in rows:
             try:
                 with open(image_path, "rb") as image_file:
-                    image, repairs = usable_jpeg(image_file.read())
+                    data = image_file.read()
+                image, repairs = usable_jpeg(data)
                 if repairs:
                     bad.append((image_path, " ".join(repairs), "converted"))
                 payload = records.encode_example(image, label, boxes)
@@ -125,8 +82,8 @@ def write_shard(task):
                 place += len(record)
             except BadImage as error:
                 bad.append((image_path, str(error), "left out"))
-            except FileNotFoundError:
-                bad.append((image_path, "no such file", "left out"))
+            except OSError as error:
+                bad.append((image_path, (error.strerror or str(error)).lower(), "left out"))
             if _counter is not None:
                 with _counter.get_lock():
                     _counter.value += 1

@@ -134,7 +134,7 @@ def score(run, tensors, start, batches):
 
 def predict(parsed, prefix, state):
     """Prints the five likeliest classes of each image file; returns 1 when one cannot be read."""
-    import create_tfrecords
+    import images
     import input_pipeline
     import records
     if not parsed.images:
@@ -156,8 +156,8 @@ def predict(parsed, prefix, state):
     for path in parsed.images:
         try:
             with open(path, "rb") as file:
-                data, _ = create_tfrecords.usable_jpeg(file.read())
-        except (OSError, create_tfrecords.BadImage) as error:
+                data, _ = images.usable_jpeg(file.read())
+        except (OSError, images.BadImage) as error:
             failed = 1
             print("%s: %s" % (path, getattr(error, "strerror", None) or error), file=sys.stderr)
             continue

@@ -21,10 +21,10 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 
 from common import flags  # noqa: E402
 from common.files import DataError, prepare_output_dir, read_json, write_text  # noqa: E402
+from images import IMAGE_ENDINGS, BadImage, check_header  # noqa: E402
 
 TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"
 ENCODING_FILE, BOXES_FILE, BAD_FILE = "integer_encoding.json", "boxes.npy", "bad_files.csv"
-_IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 _ANNOTATION_FOLDERS = ("annotations", "Annotations", "Annotation", "bbox", "bboxes")
 _GROUND_TRUTH = re.compile(r"ground.?truth|val.*(labels|solution|synset)", re.IGNORECASE)
 
@@ -106,7 +106,7 @@ def validation_images(data_dir, val_ground_truth, synsets, bad):
     if any(os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder)):
         return class_folders(folder, bad)
     truth = val_ground_truth or _find_ground_truth(data_dir, folder)
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_IMAGE_ENDINGS))
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS))
     class_of = read_ground_truth(truth, names, synsets)
     return [(path, class_of[os.path.basename(path)]) for path in _images(folder, bad)]
 
@@ -209,42 +209,24 @@ def read_boxes(root, class_id):
 
 def _images(folder, bad):
     """Paths of a folder's usable images, sorted."""
-    from PIL import Image
-    found = []
+    usable = []
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if name.startswith(".") or not os.path.isfile(path):
             continue
-        if not name.lower().endswith(_IMAGE_ENDINGS):
-            if os.path.dirname(path) == folder and not _GROUND_TRUTH.search(name):
+        if not name.lower().endswith(IMAGE_ENDINGS):
+            if not _GROUND_TRUTH.search(name):
                 bad.append((path, "not named like an image", "left out"))
             continue
-        reason, action = _header_problem(Image, path)
-        if reason:
-            bad.append((path, reason, action))
-        if action != "left out":
-            found.append(os.path.abspath(path))
-    return found
-
-
-def _header_problem(image_module, path):
-    """(what is wrong with an image by its first and last bytes or None, what becomes of it)."""
-    if not os.path.getsize(path):
-        return "empty", "left out"
-    try:
-        with open(path, "rb") as file, image_module.open(file) as image:
-            kind, mode = image.format, image.mode
-            turned = image.getexif().get(0x0112, 1) in range(2, 9)
-            file.seek(max(0, os.path.getsize(path) - 4096))
-            whole = kind not in ("JPEG", "MPO") or b"\xff\xd9" in file.read()
-    except Exception as error:  # an image library has many ways to say no, and every file is somebody else's
-        return "not an image (%s)" % type(error).__name__, "left out"
-    if not whole:
-        return "truncated", "left out"
-    problems = ["not_jpeg_but_%s" % kind.lower()] if kind not in ("JPEG", "MPO") else []
-    problems += ["grayscale"] if mode == "L" else [mode.lower()] if mode != "RGB" else []
-    problems += ["exif_rotated"] if turned else []
-    return (" ".join(problems), "will be converted") if problems else (None, None)
+        try:
+            repairs = check_header(path)
+        except BadImage as error:
+            bad.append((path, str(error), "left out"))
+            continue
+        if repairs:
+            bad.append((path, " ".join(repairs), "will be converted"))
+        usable.append(os.path.abspath(path))
+    return usable
 
 
 def _find_ground_truth(data_dir, folder):
