@@ -14,8 +14,8 @@ is 0-based and half-open, 0, 0, W, H, so that xmax - xmin is its width.
 """
 import glob
 import os
-import xml.sax.handler
 from collections import namedtuple
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -36,7 +36,6 @@ BOX_LEFT_OUT, IMAGE_LEFT_OUT, BOX_CLIPPED = "box left out", "image left out", "b
 _SET_NAMES = ("train", "val", "trainval", "test")
 _EXTENSIONS = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png")
 _OVERSHOOT_PX = 1  # a box that is out by no more was meant to touch the border
-_Node = namedtuple("_Node", "name line text children")
 
 
 def find(path):
@@ -110,23 +109,22 @@ def read(ref):
     except _BadXml as error:
         return None, [Problem(ref.annotation_path, error.line, str(error), IMAGE_LEFT_OUT)]
 
-    stated = _child(tree, "size")
+    stated = tree.find("size")
     if stated is not None:
-        said = tuple(_number(_child(stated, name)) for name in ("width", "height"))
-        if said != size_px:
-            return None, [Problem(ref.annotation_path, stated.line, "says %s x %s pixels, the image has %d x %d" % (
-                tuple(_shown(value) for value in said) + size_px), IMAGE_LEFT_OUT)]
+        stated_px = tuple(_number(stated.findtext(name)) for name in ("width", "height"))
+        if stated_px != size_px:
+            shown = tuple("?" if side is None else "%g" % side for side in stated_px) + size_px
+            return None, [Problem(ref.annotation_path, stated.get("line"),
+                                  "says %s x %s pixels, the image has %d x %d" % shown, IMAGE_LEFT_OUT)]
     boxes, class_ids, difficult, problems = [], [], [], []
-    for node in tree.children:
-        if node.name != "object":
-            continue
+    for node in tree.iterfind("object"):
         line, reason, box, class_id = _object(node, size_px)
         if reason:
             problems.append(Problem(ref.annotation_path, line, reason, BOX_LEFT_OUT if box is None else BOX_CLIPPED))
         if box is not None:
             boxes.append(box)
             class_ids.append(class_id)
-            difficult.append(_number(_child(node, "difficult")) == 1)
+            difficult.append(_number(node.findtext("difficult")) == 1)
     return Sample(ref.image_path, size_px, np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int32),
                   np.array(difficult, bool)), problems
 
@@ -208,12 +206,14 @@ def _image_file(root, year, image_id):
 
 def _object(node, size_px):
     """(line, complaint or "", box [4] or None, class id or None) of an <object>."""
-    name = _child(node, "name")
-    if name is None or name.text not in CLASSES:
-        return (name or node).line, "unknown class %.40r" % (name.text if name else ""), None, None
-    corners = _child(node, "bndbox")
-    values = [_number(_child(corners, side)) for side in ("xmin", "ymin", "xmax", "ymax")] if corners else [None]
-    line = (corners or node).line
+    name, name_node = (node.findtext("name") or "").strip(), node.find("name")
+    if name not in CLASSES:
+        return (node if name_node is None else name_node).get("line"), "unknown class %.40r" % name, None, None
+    corners = node.find("bndbox")
+    if corners is None:
+        return node.get("line"), "a box that is not four numbers", None, None
+    line = corners.get("line")
+    values = [_number(corners.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
     if None in values:
         return line, "a box that is not four numbers", None, None
     box = np.array(values) - [1, 1, 0, 0]
@@ -222,28 +222,20 @@ def _object(node, size_px):
         return line, said + " is reversed or has no area", None, None
     inside = np.clip(box, 0, size_px * 2)
     if (inside == box).all():
-        return line, "", box, CLASSES.index(name.text)
+        return line, "", box, CLASSES.index(name)
     said += " is outside the image of %d x %d pixels" % size_px
     if np.abs(inside - box).max() > _OVERSHOOT_PX or (inside[:2] >= inside[2:]).any():
         return line, said, None, None
-    return line, said, inside, CLASSES.index(name.text)
+    return line, said, inside, CLASSES.index(name)
 
 
-def _child(node, name):
-    return next((child for child in node.children if child.name == name), None)
-
-
-def _number(node):
-    """The finite number in a node, or None."""
+def _number(text):
+    """The finite number that a text is, or None."""
     try:
-        value = float(node.text)
-    except (AttributeError, ValueError):
+        value = float(text)
+    except (TypeError, ValueError):
         return None
     return value if np.isfinite(value) else None
-
-
-def _shown(value):
-    return "?" if value is None else "%g" % value
 
 
 class _BadXml(Exception):
@@ -252,37 +244,28 @@ class _BadXml(Exception):
         self.line = line
 
 
-class _TreeBuilder(xml.sax.handler.ContentHandler):
-    """Builds _Nodes: ElementTree would not tell their lines."""
+class _LineBuilder(ElementTree.TreeBuilder):
+    """Gives each element its line as an attribute, which ElementTree would not tell; its name without a namespace."""
 
-    def __init__(self):
-        super().__init__()
-        self.open_nodes = [_Node("", 1, "", [])]
+    def start(self, tag, attrs):
+        return super().start(tag.split("}")[-1], {"line": self.expat.CurrentLineNumber})
 
-    def setDocumentLocator(self, locator):
-        self.locator = locator
-
-    def startElement(self, name, attrs):
-        self.open_nodes.append(_Node(name, self.locator.getLineNumber(), "", []))
-
-    def characters(self, content):
-        self.open_nodes[-1] = self.open_nodes[-1]._replace(text=self.open_nodes[-1].text + content)
-
-    def endElement(self, name):
-        node = self.open_nodes.pop()
-        self.open_nodes[-1].children.append(node._replace(text=node.text.strip()))
+    def end(self, tag):
+        return super().end(tag.split("}")[-1])
 
 
 def _parse(content):
-    """The root _Node of an annotation; entities, with which a small file can fill the memory, are refused."""
-    import defusedxml.common
-    import defusedxml.sax
-    builder = _TreeBuilder()
+    """The root Element of an annotation; entities, with which a small file can fill the memory, are refused."""
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+    builder = _LineBuilder()
+    parser = DefusedXMLParser(target=builder)
+    builder.expat = parser.parser
     try:
-        defusedxml.sax.parseString(content, builder)
-    except xml.sax.SAXParseException as error:
-        raise _BadXml(error.getLineNumber(), "is not XML: %s" % error.getMessage()) from None
-    except defusedxml.common.DefusedXmlException as error:
-        line = builder.locator.getLineNumber()
-        raise _BadXml(line, "declares an entity, which no annotation needs (%s)" % type(error).__name__) from None
-    return builder.open_nodes[0].children[0]
+        parser.feed(content)
+        return parser.close()
+    except ElementTree.ParseError as error:
+        raise _BadXml(error.position[0], "is not XML: %s" % error) from None
+    except DefusedXmlException as error:
+        raise _BadXml(builder.expat.CurrentLineNumber,
+                      "declares an entity, which no annotation needs (%s)" % type(error).__name__) from None

@@ -206,10 +206,14 @@ BOMB = """<?xml version="1.0"?>
 <!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">
 <!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
 <annotation>&b;</annotation>"""
+FOREIGN = """<!DOCTYPE x
+ [<!ENTITY a SYSTEM "file:///etc/passwd">]>
+<annotation><object><name>&a;</name></object></annotation>"""
 BAD_IMAGES = {
     'no image': ('trainval.txt', 2, 'no image '),
     'no annotation': ('trainval.txt', 2, 'no annotation '),
     'bomb': ('b.xml', 2, 'declares an entity'),
+    'foreign entity': ('b.xml', 2, 'declares an entity'),
     'cut xml': ('b.xml', 2, 'is not XML'),
     'empty xml': ('b.xml', 1, 'is not XML'),
     'other size': ('b.xml', 2, 'says 400 x 30 pixels, the image has 40 x 30'),
@@ -230,9 +234,10 @@ def test_every_bad_image_is_listed_and_the_others_stay(tmp_path, case):
     tree.add('c', ('dog', 2, 2, 20, 20))
     tree.sets(trainval=['a', {'twice': 'a', 'a path': '../a'}.get(case, 'b'), 'c'])
     xml = tree.annotation('b').read_text()
-    if case in ('bomb', 'cut xml', 'empty xml', 'other size', 'size is no number'):
-        tree.annotation('b').write_text({'bomb': BOMB, 'cut xml': xml[:60], 'empty xml': '', 'other size': xml.replace(
-            '<width>40<', '<width>400<'), 'size is no number': xml.replace('<width>40<', '<width>x<')}[case])
+    bad_xml = {'bomb': BOMB, 'foreign entity': FOREIGN, 'cut xml': xml[:60], 'empty xml': '', 'other size': xml.replace(
+        '<width>40<', '<width>400<'), 'size is no number': xml.replace('<width>40<', '<width>x<')}
+    if case in bad_xml:
+        tree.annotation('b').write_text(bad_xml[case])
     elif case == 'no annotation':
         tree.annotation('b').unlink()
     elif case == 'no image':
@@ -264,6 +269,16 @@ def test_images_without_boxes_and_pngs_are_legal(tmp_path):
     for position in range(3):
         image, class_ids, offsets = samples(0, position)
         assert image.shape == (300, 300, 3) and ((class_ids < 20).any() == (samples.place(0, position)[1] != 0))
+
+
+def test_a_deep_annotation_is_no_danger(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    deep = '<x>' * 100000 + '</x>' * 100000
+    tree.add('a', xml='<!DOCTYPE annotation>\n<annotation xmlns="http://x">' + deep + OBJECT % ('dog', 1, 2, 3, 20, 30)
+             + '</annotation>')
+    tree.sets(trainval=['a'])
+    data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out')))
+    assert data.objects_px(0, 'train')[0].tolist() == [[1, 2, 20, 30]]
 
 
 def test_what_is_missing_is_said(tmp_path):
