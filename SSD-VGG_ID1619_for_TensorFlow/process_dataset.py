@@ -11,16 +11,13 @@ below data/prepared of this folder, where train.py finds it when it is given the
 """
 import collections
 import concurrent.futures.process
-import contextlib
 import csv
-import fcntl
 import hashlib
 import importlib
 import io
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 
@@ -30,7 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
-from common.files import DataError, write_text  # noqa: E402
+from common.files import WHOLE_FILE, DataError, whole_folder, write_text  # noqa: E402
 from training_data import (  # noqa: E402
     ARRAYS_FILE,
     BAD_FILE,
@@ -46,6 +43,10 @@ DEFAULT_DATA = os.path.join(HERE, "data")
 ANNOTATED_FOLDER = "annotated"
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
 _SHOWN_PROBLEMS = 5
+
+_Plan = collections.namedtuple("_Plan", "source root refs sets problems settings")
+_Plan.__doc__ = """What is to be read: the source_*.py module, its root, images by split, names of the sets by split,
+problems so far; what the result depends on, as JSON."""
 
 
 def parse_args(argv=None):
@@ -71,13 +72,13 @@ def _names(text):
     return [name for name in text.split(",") if name]
 
 
-def prepare(data_path=None, cache_root=None, **options):
+def prepare(data_path=None, cache_root=None, annotate=0, workers=None, **choices):
     """Finds or makes the processed data set that a path means.
 
     Args:
       data_path: a folder that process_dataset.py wrote, or one with a VOCdevkit tree; None for data/ of this folder.
       cache_root: where a processed tree goes, as <name>-<hash of its state>; None for data/prepared of this folder.
-      options: as for process; part of the hash where they change the result.
+      annotate, workers, choices: as for process.
     Returns:
       the processed folder.
     Raises:
@@ -86,65 +87,82 @@ def prepare(data_path=None, cache_root=None, **options):
     data_path = os.path.abspath(data_path or DEFAULT_DATA)
     if read_description(data_path):
         return data_path
-    source, (root, years) = _find(data_path, options.get("source", "pascal_voc"))
-    digest = hashlib.sha256(json.dumps([FORMAT, root, [options.get(name, default) for name, default in (
-        ("source", "pascal_voc"), ("train_sets", None), ("valid_sets", None), ("on_bad", "skip"))]]).encode())
-    with open(source.__file__, "rb") as file:
-        digest.update(file.read())
-    for year in years:
-        for folder, folders, names in os.walk(os.path.join(root, year)):
-            folders[:] = sorted(set(folders) - {"SegmentationClass", "SegmentationObject"})
-            for name in sorted(names):
-                status = os.stat(os.path.join(folder, name))
-                digest.update(("%s/%s %d %d\n" % (folder, name, status.st_size, status.st_mtime_ns)).encode(
-                    "utf-8", "surrogateescape"))
-    name = "%s-%s" % (os.path.basename(data_path), digest.hexdigest()[:12])
-    output_path = os.path.join(cache_root or os.path.join(DEFAULT_DATA, "prepared"), name)
-    return process(data_path, output_path, reuse=True, **options)
+    plan = _plan(data_path, **choices)
+    state = hashlib.sha256(json.dumps(plan.settings).encode()).hexdigest()
+    folder = os.path.join(cache_root or os.path.join(DEFAULT_DATA, "prepared"),
+                          "%s-%s" % (os.path.basename(data_path), state[:12]))
+    return _make(plan, folder, annotate, workers)
 
 
-def process(data_path, output_path, source="pascal_voc", train_sets=None, valid_sets=None, on_bad="skip", annotate=0,
-            workers=None, reuse=False):
-    """Writes a processed data set: whole or not at all.
+def process(data_path, output_path, annotate=0, workers=None, **choices):
+    """Writes a processed data set, whole or not at all; one that is there, of the same state, is left as it is.
 
     Args:
       data_path, output_path: folders.
-      source: name of the source_*.py module.
-      train_sets, valid_sets: as for its list_images.
-      on_bad: "skip" or "stop".
       annotate: number of training pictures to draw.
       workers: processes; None for one a core.
-      reuse: an existing whole result is returned as it is.
+      choices: source="pascal_voc", name of the source_*.py module; train_sets=None, valid_sets=None, as for its
+        list_images; on_bad="skip", or "stop" at the first bad box or image.
     Returns:
       output_path.
     Raises:
       DataError: also for the first bad box or image with on_bad="stop".
     """
-    source, (root, years) = _find(data_path, source)
     output_path = os.path.abspath(output_path)
-    with _only_process_below(os.path.dirname(output_path)):
-        if not (reuse and _is_whole(output_path)):
-            _check_replaceable(output_path)
-            partial, replaced = (os.path.join(os.path.dirname(output_path), ".%s.%s" % (
-                os.path.basename(output_path), mark)) for mark in ("partial", "replaced"))
-            for left in (partial, replaced):  # by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            os.mkdir(partial)
-            try:
-                refs, sets, problems = source.list_images(root, years, train_sets, valid_sets)
-                print("processing %s into %s" % (" and ".join("%d images to %s (%s)" % (
-                    len(refs[split]), verb, ", ".join(sets[split]) or "none") for split, verb in zip(
-                        SPLITS, ("train", "validate"))), output_path), flush=True)
-                _write(partial, source, root, refs, sets, problems, on_bad, workers or os.cpu_count() or 1)
-                if os.path.isdir(output_path):
-                    os.rename(output_path, replaced)
-                os.rename(partial, output_path)
-                shutil.rmtree(replaced, ignore_errors=True)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+    plan = _plan(data_path, **choices)
+    _adopt(output_path)
+    return _make(plan, output_path, annotate, workers)
+
+
+def _plan(data_path, source="pascal_voc", train_sets=None, valid_sets=None, on_bad="skip"):
+    """_Plan of what a path and the flags mean; reads the lists of images alone."""
+    name = source
+    source, (root, years) = _find(data_path, name)
+    refs, sets, problems = source.list_images(root, years, train_sets, valid_sets)
+    read = {source.__file__}
+    for ref in refs["train"] + refs["valid"]:
+        read.update((ref.listed_in, ref.image_path, ref.annotation_path))
+    settings = {"format": FORMAT, "source": name, "root": root, "sets": sets, "on_bad": on_bad,
+                "state": fingerprint(sorted(read))}
+    return _Plan(source, root, refs, sets, problems, settings)
+
+
+def fingerprint(paths):
+    """A hash of the state of files: paths, sizes and times of change.
+
+    Args:
+      paths: iterable of str; what is not there, or a broken link, counts as absent.
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+            state = "%d %d" % (status.st_size, status.st_mtime_ns)
+        except OSError:
+            state = "absent"
+        digest.update(os.fsencode("%s\0%s\n" % (path, state)))
+    return digest.hexdigest()
+
+
+def _make(plan, folder, annotate, workers):
+    with whole_folder(folder, plan.settings, MADE_BY, besides=(ANNOTATED_FOLDER,)) as fresh:
+        if fresh:
+            print("processing %s into %s" % (" and ".join("%d images to %s (%s)" % (
+                len(plan.refs[split]), verb, ", ".join(plan.sets[split]) or "none")
+                for split, verb in zip(SPLITS, ("train", "validate"))), folder), flush=True)
+            _write(fresh, plan, workers or os.cpu_count() or 1)
     if annotate:
-        _annotate(output_path, annotate)
-    return output_path
+        _annotate(folder, annotate)
+    return folder
+
+
+def _adopt(folder):
+    """Marks a folder that an earlier version of this program wrote: whole_folder replaces what it knows alone."""
+    if read_description(folder) and not os.path.exists(os.path.join(folder, WHOLE_FILE)):
+        names = [DATASET_FILE, BAD_FILE] + [ARRAYS_FILE % split for split in SPLITS]
+        write_text(os.path.join(folder, WHOLE_FILE), json.dumps({"made_by": MADE_BY, "files": names}))
 
 
 def _find(data_path, source_name):
@@ -152,83 +170,52 @@ def _find(data_path, source_name):
         source = importlib.import_module("source_" + source_name)
     except ImportError as error:
         raise DataError("--source", "NAME of a source_NAME.py in %s" % HERE, str(error), "correct it") from error
-    found = source.find(data_path)
-    if found is None:
+    tree = source.find(data_path)
+    if tree is None:
         inside = sorted(os.listdir(data_path)) if os.path.isdir(data_path) else None
         raise DataError(data_path, "VOCdevkit/VOC<year>/ with Annotations, ImageSets and JPEGImages, or %s of a "
                         "processed data set" % DATASET_FILE, "no such folder" if inside is None else "in it: " + (
                             ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
                         "fetch Pascal VOC with bash download-data.sh, or correct --data_path")
-    return source, found
+    return source, tree
 
 
-@contextlib.contextmanager
-def _only_process_below(folder):
-    """Ranks that start together would process the same data: one does, the others wait and find it."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(folder, "a folder that can be written", error.strerror or str(error), "change its permissions, "
-                        "or run ./process_dataset.py with another --output_path and train with that") from error
-    try:
-        with contextlib.suppress(OSError):  # some network disks cannot lock a folder
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_whole(folder):
-    try:
-        return bool(TrainingData(folder))
-    except DataError:
-        return False
-
-
-def _check_replaceable(folder):
-    """DataError unless the folder is absent, empty or holds only what this program wrote."""
-    if not os.path.lexists(folder):
-        return
-    inside = set(os.listdir(folder)) if os.path.isdir(folder) else {"a file"}
-    if read_description(folder):
-        inside -= {DATASET_FILE, BAD_FILE, ANNOTATED_FOLDER} | {ARRAYS_FILE % split for split in SPLITS}
-    if inside:
-        raise DataError(folder, "a new folder, or one that process_dataset.py wrote", "%s in it" % ", ".join(
-            sorted(inside)[:4]), "give another --output_path or move it away; nothing was deleted")
-
-
-def _write(folder, source, root, refs, sets, problems, on_bad, workers):
-    description = {"made_by": MADE_BY, "format": FORMAT, "source": source.__name__, "root": root,
-                   "classes": list(source.CLASSES), "sets": sets, "splits": {}}
+def _write(folder, plan, workers):
+    source, problems = plan.source, list(plan.problems)
+    description = {"made_by": MADE_BY, "format": FORMAT, "source": source.__name__, "root": plan.root,
+                   "classes": list(source.CLASSES), "sets": plan.sets, "splits": {}}
     for split in SPLITS:
         samples = []
-        for sample, complaints in _read(source, refs[split], workers, split):
+        for sample, complaints in _read(source, plan.refs[split], workers, split):
             problems += complaints
-            if on_bad == "stop":
+            if plan.settings["on_bad"] == "stop":
                 _stop_at(source, problems)
             if sample:
                 samples.append(sample)
-        arrays = _arrays(samples, root)
-        content = io.BytesIO()
-        np.savez(content, **arrays)
-        with open(os.path.join(folder, ARRAYS_FILE % split), "wb") as file:
-            file.write(content.getvalue())
-        of_image = np.repeat(np.arange(len(samples)), np.diff(arrays["box_starts"]))
-        counts = {"objects": arrays["class_ids"], "difficult": arrays["class_ids"][arrays["difficult"]],
-                  "images": np.unique(of_image * len(source.CLASSES) + arrays["class_ids"]) % len(source.CLASSES)}
-        description["splits"][split] = {
-            "images": len(samples), "objects": len(of_image), "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-            "per_class": {name: np.bincount(ids, minlength=len(source.CLASSES)).tolist()
-                          for name, ids in counts.items()}}
+        description["splits"][split] = _write_split(folder, split, samples, plan)
     if not description["splits"]["train"]["objects"]:
-        raise DataError(root, "at least one object to train on", "none in %d images%s" % (
-            len(refs["train"]), "; the first problem: " + _said(problems[0]) if problems else ""),
+        raise DataError(plan.root, "at least one object to train on", "none in %d images%s" % (
+            len(plan.refs["train"]), "; the first problem: " + _said(problems[0]) if problems else ""),
             "check the lists in ImageSets/Main and the class names in %s.py" % source.__name__)
     description["problems"] = collections.Counter(problem.action for problem in problems)
     with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([("path", "line", "reason", "action")] + problems)
     write_text(os.path.join(folder, DATASET_FILE), json.dumps(description, indent=1))
+
+
+def _write_split(folder, split, samples, plan):
+    """Writes a split's arrays; returns its entry in dataset.json: counts and checksum."""
+    arrays, content = _arrays(samples, plan.root), io.BytesIO()
+    np.savez(content, **arrays)
+    with open(os.path.join(folder, ARRAYS_FILE % split), "wb") as file:
+        file.write(content.getvalue())
+    classes, class_ids = len(plan.source.CLASSES), arrays["class_ids"]
+    of_image = np.repeat(np.arange(len(samples)), np.diff(arrays["box_starts"]))
+    counted = {"objects": class_ids, "difficult": class_ids[arrays["difficult"]],
+               "images": np.unique(of_image * classes + class_ids) % classes}
+    return {"images": len(samples), "objects": len(class_ids),
+            "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "per_class": {name: np.bincount(ids, minlength=classes).tolist() for name, ids in counted.items()}}
 
 
 def _stop_at(source, problems):
@@ -302,17 +289,15 @@ def _said(problem):
 def report(folder):
     """What a processed data set holds, as text: a histogram of the classes and what was wrong."""
     description = read_description(folder)
-    per_class = [description["splits"][split]["per_class"] for split in SPLITS]
+    splits = [description["splits"][split] for split in SPLITS]
     columns = ("images", "objects", "difficult")
-    lines = ["%-14s %24s %26s" % ("", "training", "validation"),
-             "%-14s" % "class" + (" %8s" * 3 % columns + " ") * 2]
-    rows = [(name, [of_split[column][number] for of_split in per_class for column in columns])
-            for number, name in enumerate(description["classes"])]
-    totals = []
-    for split, of_split in zip(SPLITS, per_class):
-        totals += [description["splits"][split]["images"], sum(of_split["objects"]), sum(of_split["difficult"])]
-    for name, numbers in rows + [("all", totals)]:
-        lines.append("%-14s" % name + "".join(" %8d" % n + " " * (place % 3 == 2) for place, n in enumerate(numbers)))
+    row = "%-14s" + (" %8s" * 3 + " ") * 2
+    lines = ["%-14s %24s %26s" % ("", "training", "validation"), row % (("class",) + columns * 2)]
+    for number, name in enumerate(description["classes"]):
+        counts = [split["per_class"][column][number] for split in splits for column in columns]
+        lines.append(row % ((name,) + tuple(counts)))
+    totals = [(split["images"], split["objects"], sum(split["per_class"]["difficult"])) for split in splits]
+    lines.append(row % (("all",) + totals[0] + totals[1]))
     if description["problems"]:
         with open(os.path.join(folder, BAD_FILE), encoding="utf-8", errors="surrogateescape", newline="") as file:
             bad = list(csv.reader(file))[1:]

@@ -68,7 +68,8 @@ class TrainingData:
         except OSError as error:
             raise DataError(path, "the arrays of the data set", error.strerror, "run ./process_dataset.py") from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise DataError(path, "the checksum that %s has" % DATASET_FILE, "another", "run ./process_dataset.py")
+            raise DataError(path, "the checksum that %s has" % DATASET_FILE, "another",
+                            "delete the folder and run ./process_dataset.py again")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
 

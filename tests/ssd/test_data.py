@@ -367,10 +367,26 @@ def test_nothing_of_others_is_replaced_and_a_failed_run_leaves_the_old(tmp_path,
         process_dataset.process(str(tmp_path / 'in'), out)
     assert listing(out) == before
     (tmp_path / '.out.partial').mkdir()  # of a run that was killed
+    (tmp_path / '.out.partial' / '.whole.json').write_text((tmp_path / 'out' / '.whole.json').read_text())
     (tmp_path / '.out.partial' / 'train.npz').write_text('half')
+    assert process_dataset.process(drawn, out) == out and listing(out) == before  # nothing has changed
+    os.utime(os.path.join(drawn, 'VOCdevkit', 'VOC2007', 'JPEGImages', '000001.jpg'))
     process_dataset.process(drawn, out)
-    assert sorted(os.listdir(out)) == ['bad.csv', 'dataset.json', 'train.npz', 'valid.npz']
+    assert sorted(os.listdir(out)) == ['.whole.json', 'bad.csv', 'dataset.json', 'train.npz', 'valid.npz']
     assert sorted(os.listdir(str(tmp_path))) == ['in', 'mine', 'out']
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_may_be_replaced(tmp_path, drawn):
+    out = process_dataset.process(drawn, str(tmp_path / 'out'))
+    os.remove(os.path.join(out, '.whole.json'))
+    before = listing(out)
+    assert process_dataset.prepare(out, str(tmp_path / 'cache')) == out and listing(out) == before
+    process_dataset.process(drawn, out)
+    assert os.path.exists(os.path.join(out, '.whole.json')) and TrainingData(out).num_train == 10
+    os.remove(os.path.join(out, '.whole.json'))
+    (tmp_path / 'out' / 'thesis.tex').write_text('x')
+    with pytest.raises(DataError, match='thesis.tex in it'):
+        process_dataset.process(drawn, out)
 
 
 def test_a_tree_is_prepared_once_and_never_inside_the_users_data(drawn, tmp_path, capsys):
