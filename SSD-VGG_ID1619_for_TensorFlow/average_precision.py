@@ -54,12 +54,12 @@ class AveragePrecision:
             overlap[class_ids[:, None] != truth_class_ids] = -1
             best = overlap.argmax(1)
             taken = set()
-            for one in np.flatnonzero(overlap.max(1) >= self._iou_threshold).tolist():
-                if difficult[best[one]]:
-                    verdicts[one] = _IGNORED
-                elif best[one] not in taken:
-                    verdicts[one] = _TRUE
-                    taken.add(best[one])
+            for detection in np.flatnonzero(overlap.max(1) >= self._iou_threshold).tolist():
+                if difficult[best[detection]]:
+                    verdicts[detection] = _IGNORED
+                elif best[detection] not in taken:
+                    verdicts[detection] = _TRUE
+                    taken.add(best[detection])
         self._class_ids.append(class_ids)
         self._confidences.append(np.asarray(confidences, np.float64)[order])
         self._verdicts.append(verdicts)
@@ -71,9 +71,9 @@ class AveragePrecision:
         ap_area, ap_11_point = np.full((2, len(self._objects)), np.nan)
         for class_id in np.flatnonzero(self._objects):
             mine = (class_ids == class_id) & (verdicts != _IGNORED)
-            found = verdicts[mine][np.argsort(-confidences[mine], kind="stable")] == _TRUE
-            recall = np.cumsum(found) / self._objects[class_id]
-            precision = np.cumsum(found) / np.arange(1, len(found) + 1)
+            is_true = verdicts[mine][np.argsort(-confidences[mine], kind="stable")] == _TRUE
+            recall = np.cumsum(is_true) / self._objects[class_id]
+            precision = np.cumsum(is_true) / np.arange(1, len(is_true) + 1)
             ap_area[class_id], ap_11_point[class_id] = area(recall, precision), eleven_point(recall, precision)
         counts = self._objects > 0
         means = [float(np.mean(ap[counts])) if counts.any() else float("nan") for ap in (ap_area, ap_11_point)]

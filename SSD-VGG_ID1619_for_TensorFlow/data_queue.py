@@ -122,7 +122,7 @@ class _Worker:
     def __init__(self, number, context, make_sample, specs, steps):
         # Mapped from a file without a name: nothing to tidy up, however the processes end.
         memory = [context.RawArray("b", _size(specs)) for _ in range(SLOTS)]
-        self._slots = itertools.cycle([_arrays(one, specs) for one in memory])
+        self._slots = itertools.cycle([_arrays(slot, specs) for slot in memory])
         self.number, self.full_slots = number, 0
         self.batches_left = len(steps)  # that it has yet to make
         self.pipe, its_end = context.Pipe()
@@ -161,7 +161,7 @@ def _work(pipe, make_sample, specs, memory, steps):
     """The life of a worker process."""
     import cv2
     cv2.setNumThreads(1)
-    slots = [_arrays(one, specs) for one in memory]
+    slots = [_arrays(slot, specs) for slot in memory]
     try:
         for count, step in enumerate(steps):
             if count >= SLOTS:

@@ -53,8 +53,8 @@ def find_model(path):
     path = os.path.normpath(path)
     folder = path if os.path.isdir(path) and os.path.basename(path) != SAVED_MODEL else os.path.dirname(path)
     candidates = [path] if folder != path else [os.path.join(path, FROZEN_GRAPH), os.path.join(path, SAVED_MODEL)]
-    model = next((one for one in candidates if os.path.isfile(one) or os.path.isfile(
-        os.path.join(one, "saved_model.pb"))), None)
+    model = next((candidate for candidate in candidates if os.path.isfile(candidate) or os.path.isfile(
+        os.path.join(candidate, "saved_model.pb"))), None)
     if model is None:
         raise DataError(path, "%s or %s/" % (FROZEN_GRAPH, SAVED_MODEL), "neither", "make them with export_model.py")
     description = files.read_json(os.path.join(folder, DESCRIPTION)) or {}
@@ -87,10 +87,8 @@ def detect(parsed):
     """Writes pictures and JSON; returns 1 when an image cannot be read, else 0. Raises DataError."""
     import cv2
     import numpy as np
-
-    from utils import class_colours, draw_boxes
     model, description = find_model(parsed.model)
-    preset, classes = ssdutils.PRESETS[description["preset"]], description["classes"]
+    preset = ssdutils.PRESETS[description["preset"]]
     prepare_output_dir(parsed.output_path)
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
@@ -98,43 +96,52 @@ def detect(parsed):
     tf.reset_default_graph()
     session = tf.Session(config=runtime.session_config())
     image_input, result = load(tf, session, model, [description["input"], description["output"]])
-    boxes, colours = ssdutils.default_boxes(preset), class_colours(len(classes))
-    found, failed, taken = [], 0, {DETECTIONS_FILE}
+    entries, failed, taken = [], 0, {DETECTIONS_FILE}
     bar = runlog.progress_bar(len(parsed.images), 0)
     bar.unit = "image"
     for first in range(0, len(parsed.images), parsed.batch_size):
-        paths, images = [], []
+        pictures = []
         for path in parsed.images[first:first + parsed.batch_size]:
             image, reason = _read(path)
             if image is None:
                 failed = 1
                 print("%s: %s" % (path, reason), file=sys.stderr)
             else:
-                paths.append(path)
-                images.append(image)
+                pictures.append((path, image))
         pixels = np.zeros((parsed.batch_size, preset.image_px, preset.image_px, 3), np.uint8)
-        for position, image in enumerate(images):
+        for position, (_, image) in enumerate(pictures):
             pixels[position] = cv2.resize(image, (preset.image_px, preset.image_px))
-        for path, image, one in zip(paths, images, session.run(result, {image_input: pixels})):
-            height_px, width_px = image.shape[:2]
-            boxes_xyxy, class_ids, confidences = ssdutils.detect(one[:, :-4], one[:, -4:], boxes, parsed.confidence)
-            boxes_px = boxes_xyxy * [width_px, height_px, width_px, height_px]
-            names = [classes[class_id] for class_id in class_ids]
-            found.append({"image": path, "width_px": width_px, "height_px": height_px, "detections": [
-                {"class": name, "confidence": round(float(confidence), 4), "box_xyxy_px": np.round(box, 1).tolist()}
-                for name, confidence, box in zip(names, confidences, boxes_px)]})
+        for (path, image), predictions in zip(pictures, session.run(result, {image_input: pixels})):
+            boxes_xyxy, class_ids, confidences = ssdutils.detect(
+                predictions[:, :-4], predictions[:, -4:], ssdutils.default_boxes(preset), parsed.confidence)
+            boxes_px = boxes_xyxy * (image.shape[1::-1] * 2)
+            entries.append(_entry(path, image, boxes_px, class_ids, confidences, description["classes"]))
             if parsed.pictures:
-                draw_boxes(image, boxes_px, ["%s %.2f" % pair for pair in zip(names, confidences)],
-                           [colours[class_id] for class_id in class_ids])
+                _draw(image, boxes_px, class_ids, confidences, description["classes"])
                 cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), image)
             bar.update()
     bar.close()
-    files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(found, indent=1))
-    for one in found:
-        print("%s: %s" % (one["image"], ", ".join("%s %.2f" % (each["class"], each["confidence"])
-                                                  for each in one["detections"]) or "nothing"))
+    files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(entries, indent=1))
+    for entry in entries:
+        shown = ["%s %.2f" % (detection["class"], detection["confidence"]) for detection in entry["detections"]]
+        print("%s: %s" % (entry["image"], ", ".join(shown) or "nothing"))
     print("written: %s" % parsed.output_path)
     return failed
+
+
+def _entry(path, image, boxes_px, class_ids, confidences, classes):
+    """What detections.json says of an image."""
+    return {"image": path, "width_px": image.shape[1], "height_px": image.shape[0], "detections": [
+        {"class": classes[class_id], "confidence": round(float(confidence), 4), "box_xyxy_px": box.round(1).tolist()}
+        for class_id, confidence, box in zip(class_ids, confidences, boxes_px)]}
+
+
+def _draw(image, boxes_px, class_ids, confidences, classes):
+    """Draws detections onto an image, in place."""
+    from utils import class_colours, draw_boxes
+    colours = class_colours(len(classes))
+    captions = ["%s %.2f" % (classes[class_id], confidence) for class_id, confidence in zip(class_ids, confidences)]
+    draw_boxes(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
 
 
 def _read(path):

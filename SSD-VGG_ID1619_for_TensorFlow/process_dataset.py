@@ -276,8 +276,9 @@ def _annotate(folder, count):
     for index in np.unique(np.linspace(0, data.num_train - 1, min(count, data.num_train)).astype(int)).tolist():
         image = data.image(index, "train")
         boxes_px, class_ids, difficult = data.objects_px(index, "train")
-        draw_boxes(image, boxes_px, [data.classes[one] + " (difficult)" * hard for one, hard in zip(
-            class_ids.tolist(), difficult.tolist())], [colours[one] for one in class_ids])
+        captions = [data.classes[class_id] + " (difficult)" * hard
+                    for class_id, hard in zip(class_ids.tolist(), difficult.tolist())]
+        draw_boxes(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
         name = os.path.relpath(data.image_path(index, "train"), data.root).replace(os.sep, "_")
         cv2.imwrite(os.path.join(folder, ANNOTATED_FOLDER, os.path.splitext(name)[0] + ".jpg"), image)
 

@@ -175,8 +175,8 @@ def _is_annotated(root, year):
 
 def _read_sets(root, sets, problems):
     refs, listed = [], set()
-    for one in sets:
-        year, _, name = one.partition(":")
+    for set_name in sets:
+        year, _, name = set_name.partition(":")
         path = _set_file(root, year, name)
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
