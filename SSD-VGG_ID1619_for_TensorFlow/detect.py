@@ -87,6 +87,8 @@ def detect(parsed):
     """Writes pictures and JSON; returns 1 when an image cannot be read, else 0. Raises DataError."""
     import cv2
     import numpy as np
+
+    from utils import read_image
     model, description = find_model(parsed.model)
     preset = ssdutils.PRESETS[description["preset"]]
     prepare_output_dir(parsed.output_path)
@@ -102,12 +104,12 @@ def detect(parsed):
     for first in range(0, len(parsed.images), parsed.batch_size):
         pictures = []
         for path in parsed.images[first:first + parsed.batch_size]:
-            image, reason = _read(path)
-            if image is None:
+            try:
+                pictures.append((path, read_image(path, upright=True)))
+            except (OSError, ValueError) as error:
                 failed = 1
+                reason = getattr(error, "strerror", None) or "found no image: the file %s" % error
                 print("%s: %s" % (path, reason), file=sys.stderr)
-            else:
-                pictures.append((path, image))
         pixels = np.zeros((parsed.batch_size, preset.image_px, preset.image_px, 3), np.uint8)
         for position, (_, image) in enumerate(pictures):
             pixels[position] = cv2.resize(image, (preset.image_px, preset.image_px))
@@ -142,21 +144,6 @@ def _draw(image, boxes_px, class_ids, confidences, classes):
     colours = class_colours(len(classes))
     captions = ["%s %.2f" % (classes[class_id], confidence) for class_id, confidence in zip(class_ids, confidences)]
     draw_boxes(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
-
-
-def _read(path):
-    """(uint8 [H, W, 3] BGR, "") of an image file, turned upright by its EXIF, or (None, reason)."""
-    import cv2
-    import numpy as np
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        return None, error.strerror or str(error)
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    except cv2.error:  # e.g. more than 2^30 pixels
-        image = None
-    return image, "found no image that can be decoded" if image is None else ""
 
 
 def _free_name(path, taken):

@@ -20,6 +20,7 @@ import numpy as np
 import ssdutils
 import transforms
 from common.files import DataError, read_json
+from utils import read_image
 
 DATASET_FILE, ARRAYS_FILE, BAD_FILE = "dataset.json", "%s.npz", "bad.csv"
 FORMAT, MADE_BY = 1, "SSD-VGG process_dataset.py"
@@ -83,7 +84,7 @@ class TrainingData:
         return os.path.join(self.root, str(self._splits[split]["image_paths"][index]))
 
     def size_px(self, index, split="valid"):
-        """(width, height) of the image as it is on disk."""
+        """(width, height) of the image that image() returns."""
         return tuple(self._splits[split]["sizes_px"][index].tolist())
 
     def objects_px(self, index, split="valid"):
@@ -98,17 +99,18 @@ class TrainingData:
         return Truth(boxes_px / np.array(self.size_px(index, split) * 2, np.float32), class_ids, difficult)
 
     def image(self, index, split="valid"):
-        """Decodes an image: uint8 [H, W, 3] BGR, as stored (a turn by EXIF is ignored: boxes do not know it)."""
+        """Decodes an image: uint8 [H, W, 3] BGR, as stored, or turned by its EXIF where only that has the size that the
+        annotation says."""
         path, expected = self.image_path(index, split), self.size_px(index, split)
         try:
-            content = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise DataError(path, "an image", error.strerror or str(error), "run ./process_dataset.py again") from error
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(content) else None
-        if image is None or image.shape[1::-1] != expected:
-            raise DataError(path, "an image of %d x %d pixels" % expected, "none that can be decoded" if image is None
-                            else "%d x %d" % image.shape[1::-1], "run ./process_dataset.py again")
-        return image
+            for upright in (False, True):
+                image = read_image(path, upright)
+                if image.shape[1::-1] == expected:
+                    return image
+            reason = "%d x %d" % image.shape[1::-1]
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "a file that %s" % error
+        raise DataError(path, "an image of %d x %d pixels" % expected, reason, "run ./process_dataset.py again")
 
     def validation_sample(self, index, image_px, split="valid"):
         """One image as evaluation sees it: uint8 [image_px, image_px, 3] BGR, and its Truth."""

@@ -1,9 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes drawn on pictures."""
+"""Pictures read, and boxes drawn on them."""
 import colorsys
+import contextlib
+import io
+import warnings
 
 import cv2
 import numpy as np
+
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+_JPEG_END = b"\xff\xd9"
+
+
+def read_image(path, upright=False):
+    """Reads an image file: the first picture in it, in 8 bits a channel, without its transparency.
+
+    Args:
+      path: str.
+      upright: whether to turn it as its EXIF says; annotations mostly count pixels as they are stored.
+    Returns:
+      uint8 [H, W, 3] BGR.
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it cannot be decoded to its end; the text goes on after "the file".
+    """
+    content = np.fromfile(path, np.uint8)
+    if not len(content):
+        raise ValueError("is empty")
+    head, image = content[:4].tobytes(), None
+    try:
+        # OpenCV may fill up with grey what is missing of a JPEG, and say nothing. Phones put films behind the end mark.
+        if head.startswith(_JPEG) and _JPEG_END not in content[-4096:].tobytes():
+            _decode_with_pillow(content, False)
+        if not head.startswith((_JPEG, _PNG)):  # of other formats OpenCV reads fewer, and not every version the same
+            return _decode_with_pillow(content, upright)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    except Exception as error:  # decoders raise anything when they meet a bad file
+        if "truncated" in str(error):
+            raise ValueError("is truncated") from None
+    if image is None:
+        raise ValueError("is not an image that can be decoded")
+    return image
+
+
+def _decode_with_pillow(content, upright):
+    from PIL import Image, ImageOps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, palettes, metadata: nothing that changes a pixel
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        if upright:
+            with contextlib.suppress(Exception):  # of an EXIF that makes no sense
+                image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBa", "La"):  # with colours multiplied by their opacity
+            image = image.convert(image.mode.upper())
+        if image.mode[0] not in "IF":
+            return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    # 32 bits do not say what is white: the least usual level that nothing exceeds.
+    whites = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    white = next((level for level in whites if values.max() <= level), values.max())
+    grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
 
 
 def class_colours(count):
