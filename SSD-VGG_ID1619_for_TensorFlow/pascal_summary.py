@@ -37,7 +37,7 @@ class PascalSummary:
     def write(self, folder):
         """Writes the files, an empty one for a class without detections; returns their paths."""
         os.makedirs(folder, exist_ok=True)
-        paths = [os.path.join(folder, FILE_NAME % name) for name in self._classes]
+        paths = [os.path.join(folder, FILE_NAME % name.replace("/", "%2F")) for name in self._classes]
         for path, lines in zip(paths, self._lines):
             write_text(path, "".join(lines))
         return paths

@@ -152,6 +152,8 @@ def _make(plan, folder, annotate, workers):
             print("processing %s into %s" % (" and ".join("%d images to %s (%s)" % (
                 len(plan.refs[split]), verb, ", ".join(plan.sets[split]) or "none")
                 for split, verb in zip(SPLITS, ("train", "validate"))), folder), flush=True)
+            for problem in plan.problems[:_SHOWN_PROBLEMS]:
+                print(_said(problem), flush=True)
             _write(fresh, plan, workers or os.cpu_count() or 1)
     if annotate:
         _annotate(folder, annotate)
@@ -219,7 +221,8 @@ def _write_split(folder, split, samples, plan):
 
 
 def _stop_at(source, problems):
-    bad = next((problem for problem in problems if problem.action != source.BOX_CLIPPED), None)
+    left_out = (source.BOX_LEFT_OUT, source.IMAGE_LEFT_OUT)
+    bad = next((problem for problem in problems if problem.action in left_out), None)
     if bad:
         raise DataError("%s, line %d" % (bad.path, bad.line) if bad.line else bad.path, "usable data", bad.reason,
                         "correct it, or leave it out with --on_bad=skip")

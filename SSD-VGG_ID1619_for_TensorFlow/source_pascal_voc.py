@@ -9,11 +9,16 @@ calls: `find`, `list_images` and `read`. What is in doubt is reported as a Probl
     VOCdevkit/VOC2007/Annotations/<id>.xml
     VOCdevkit/VOC2007/JPEGImages/<id>.jpg                              any number of VOC<year> folders
 
+Also what exporters make of it: CVAT's default.txt, VoTT's <class>_train.txt with endings and flags, and Roboflow's
+train/, valid/ and test/ with the pictures and their XML side by side.
+
 In the files a box is 1-based and includes its last pixel: the whole of an image is 1, 1, W, H. Everywhere else here it
 is 0-based and half-open, 0, 0, W, H, so that xmax - xmin is its width.
 """
+import codecs
 import glob
 import os
+import re
 from collections import namedtuple
 from xml.etree import ElementTree
 
@@ -29,12 +34,16 @@ ImageRef.__doc__ = """One image: its file and its annotation's, and where it is 
 Sample = namedtuple("Sample", "image_path size_px boxes_xyxy_px class_ids difficult")
 Sample.__doc__ = """One image: path str, (width, height), float32 [G, 4], int32 [G], bool [G]."""
 Problem = namedtuple("Problem", "path line reason action")
-Problem.__doc__ = """Something wrong, where (line 0: the file as a whole), and what was done about it: "box left out",
-"image left out" or "box clipped"; only the last is harmless."""
+Problem.__doc__ = """Something wrong, where (line 0: the file as a whole), and what was done about it."""
 
-BOX_LEFT_OUT, IMAGE_LEFT_OUT, BOX_CLIPPED = "box left out", "image left out", "box clipped"
+BOX_LEFT_OUT, IMAGE_LEFT_OUT = "box left out", "image left out"
+BOX_CLIPPED, IMAGE_TURNED, IMAGE_AS_STORED = "box clipped", "image turned", "image taken as stored"
+FOLDER_PASSED_OVER = "folder passed over"
 _SET_NAMES = ("train", "val", "trainval", "test")
-_EXTENSIONS = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png")
+_SPELLINGS = {"training": "train", "default": "train", "valid": "val", "validation": "val", "testing": "test"}
+_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm")
+_YEAR = re.compile(r"VOC\d{4}$")
+_FLAG = re.compile(r"\s+(-1|0|1)$")  # of a class's list: whether an object of it is in the image
 _OVERSHOOT_PX = 1  # a box that is out by no more was meant to touch the border
 
 
@@ -42,48 +51,73 @@ def find(path):
     """The folder that holds VOC<year> folders, at or below a path, or None.
 
     Args:
-      path: the VOCdevkit folder, the one that it is in, or one VOC<year> folder.
+      path: the VOCdevkit folder, the one that it is in, or one VOC<year> folder; a single folder of this layout may
+        have another name.
     Returns:
       (root, [names of the year folders in it]) or None.
+    Raises:
+      DataError: it has this layout in part, and the user can mend that.
     """
     path = os.path.abspath(path)
     for root in (os.path.join(path, "VOCdevkit"), path):
-        years = sorted(os.path.basename(year) for year in glob.glob(os.path.join(glob.escape(root), "VOC*"))
-                       if _is_year(year))
-        if years:
-            return root, years
-    return (os.path.dirname(path), [os.path.basename(path)]) if _is_year(path) else None
+        folders = _year_folders(root)
+        years = [name for name in folders if _YEAR.match(name)]
+        if years or len(folders) == 1:
+            return root, years or folders
+        if folders:
+            raise DataError(root, "folders named VOC<year>, or a single one", ", ".join(folders),
+                            "give one of them as --data_path, or rename to VOC<year> what belongs together")
+    if _is_year(path):
+        return os.path.dirname(path), [os.path.basename(path)]
+    deeper = sorted(glob.glob(os.path.join(glob.escape(path), "*", "VOCdevkit")))
+    if deeper:
+        raise DataError(path, "VOCdevkit/ in it", " and ".join(deeper[:4]),
+                        "give one of them as --data_path; of several, move the files of all into the first one")
+    if glob.glob(os.path.join(glob.escape(path), "*.xml")):
+        raise DataError(path, "train/ and valid/, or VOCdevkit/VOC<year>/", "annotations in the folder itself",
+                        "move the pictures to train with and their XML files into train/, the others into valid/")
+    return None
 
 
 def list_images(root, years, train_sets=None, valid_sets=None):
     """Says which images are for training and which for validation.
 
     Without names, validation is every annotated `test` set or, where no year has one, every `val`. Training is every
-    `trainval`, and of a year that is validated with what is left: `train` where `val` is held out.
+    `trainval`, and of a year that is validated with what is left: `train` where `val` is held out. An image of both is
+    left out of training, unless the same set is asked for twice.
 
     Args:
       root, years: from find.
       train_sets, valid_sets: lists of "<year folder>:<set>", e.g. ["VOC2007:trainval"], or None.
     Returns:
-      {"train": [ImageRef], "valid": [ImageRef]}, [names of the sets of each], [Problem].
+      {"train": [ImageRef], "valid": [ImageRef]}, names of the sets of each, [Problem].
     Raises:
       DataError: a set that was asked for, or every set, is missing.
     """
-    there = {year: [name for name in _SET_NAMES if os.path.isfile(_set_file(root, year, name))] for year in years}
-    for year, names in there.items():
-        if not names:
-            raise DataError(os.path.dirname(_set_file(root, year, "")), "train.txt, val.txt, trainval.txt or test.txt",
-                            "none of them", "unpack the archive again, or write these lists: one image id a line")
-    problems = []
-    tests = ["%s:test" % year for year in years if "test" in there[year] and _is_annotated(root, year)]
-    validations = ["%s:val" % year for year in years if {"train", "val"} <= set(there[year])]
+    trees = {year: _Year(root, year) for year in years}
+    for tree in trees.values():
+        if not (tree.sets if train_sets else set(tree.sets) & set(_SET_NAMES)):
+            raise DataError(tree.lists_folder, "train.txt, val.txt, trainval.txt or test.txt",
+                            ", ".join(sorted(tree.sets)[:4]) or "none of them", "unpack the archive again, write these "
+                            "lists (one image id a line), or name others with --train_sets")
+    tests = ["%s:test" % year for year, tree in trees.items() if "test" in tree.sets and any(
+        os.path.exists(ref.annotation_path) for ref in tree.read_set("test", []))]  # VOC2012's are kept back
+    validations = ["%s:val" % year for year, tree in trees.items() if {"train", "val"} <= set(tree.sets)]
     if valid_sets is None:
         valid_sets = tests or ([] if train_sets else validations)
     if train_sets is None:
-        train_sets = ["%s:%s" % (year, name) for year in years
-                      for name in _left_to_train(year, there[year], valid_sets)]
-    refs = {split: _read_sets(root, sets, problems) for split, sets in (("train", train_sets), ("valid", valid_sets))}
-    return refs, {"train": train_sets, "valid": valid_sets}, problems
+        train_sets = ["%s:%s" % (year, name) for year, tree in trees.items()
+                      for name in _left_to_train(year, tree.sets, valid_sets)]
+    sets = {"train": train_sets, "valid": valid_sets}
+    problems = [Problem(os.path.join(root, name), 0, "is not named VOC<year>", FOLDER_PASSED_OVER)
+                for name in _year_folders(root) if _YEAR.match(years[0]) and not _YEAR.match(name)]
+    refs = {split: _read_sets(root, trees, sets[split], problems) for split in sets}
+    if not set(train_sets) & set(valid_sets):
+        for path in [path for path in refs["train"] if path in refs["valid"]]:
+            ref, held_out = refs["train"].pop(path), refs["valid"][path]
+            reason = "%s is validated with (%s, line %d)" % (os.path.basename(path), held_out.listed_in, held_out.line)
+            problems.append(Problem(ref.listed_in, ref.line, reason, IMAGE_LEFT_OUT))
+    return {split: list(of_path.values()) for split, of_path in refs.items()}, sets, problems
 
 
 def read(ref):
@@ -94,11 +128,13 @@ def read(ref):
     Returns:
       (Sample, or None when the image is left out; [Problem]).
     """
-    size_px, reason = image_size(ref.image_path)
-    if reason:
-        missing = not os.path.exists(ref.image_path)
-        return None, [Problem(ref.listed_in if missing else ref.image_path, ref.line if missing else 0,
-                              "no image %s" % ref.image_path if missing else reason, IMAGE_LEFT_OUT)]
+    try:
+        size_px = _size_px(ref.image_path)
+    except FileNotFoundError:
+        return None, [Problem(ref.listed_in, ref.line, "no image %s" % ref.image_path, IMAGE_LEFT_OUT)]
+    except (OSError, ValueError) as error:
+        reason = "cannot be read (%s)" % error.strerror if isinstance(error, OSError) else str(error)
+        return None, [Problem(ref.image_path, 0, reason, IMAGE_LEFT_OUT)]
     try:
         with open(ref.annotation_path, "rb") as file:
             tree = _parse(file.read())
@@ -109,14 +145,10 @@ def read(ref):
     except _BadXml as error:
         return None, [Problem(ref.annotation_path, error.line, str(error), IMAGE_LEFT_OUT)]
 
-    stated = tree.find("size")
-    if stated is not None:
-        stated_px = tuple(_number(stated.findtext(name)) for name in ("width", "height"))
-        if stated_px != size_px:
-            shown = tuple("?" if side is None else "%g" % side for side in stated_px) + size_px
-            return None, [Problem(ref.annotation_path, stated.get("line"),
-                                  "says %s x %s pixels, the image has %d x %d" % shown, IMAGE_LEFT_OUT)]
-    boxes, class_ids, difficult, problems = [], [], [], []
+    size_px, problems = _labelled_size_px(tree, ref, size_px)
+    if size_px is None:
+        return None, problems
+    boxes, class_ids, difficult = [], [], []
     for node in tree.iterfind("object"):
         line, reason, box, class_id = _object(node, size_px)
         if reason:
@@ -124,30 +156,156 @@ def read(ref):
         if box is not None:
             boxes.append(box)
             class_ids.append(class_id)
-            difficult.append(_number(node.findtext("difficult")) == 1)
+            mark = (node.findtext("difficult") or "").strip().lower()
+            difficult.append(mark in ("true", "yes") or _number(mark) == 1)
     return Sample(ref.image_path, size_px, np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int32),
                   np.array(difficult, bool)), problems
 
 
-def image_size(path):
-    """((width, height), "") of an image that can be decoded to its end, or (None, reason)."""
-    import cv2
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        return None, "cannot be read (%s)" % (error.strerror or error)
-    if not len(content):
-        return None, "is empty"
-    # Decoders may fill up what is missing with grey and say nothing.
-    if content[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in content[-4096:].tobytes():
-        return None, "is truncated: a JPEG without its end mark"
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # e.g. more than 2^30 pixels
-        image = None
-    if image is None:
-        return None, "is not an image that OpenCV can decode"
-    return (image.shape[1], image.shape[0]), ""
+def _size_px(path, upright=False):
+    from utils import read_image
+    return read_image(path, upright).shape[1::-1]
+
+
+def _labelled_size_px(tree, ref, stored_px):
+    """((width, height) that the boxes count in, [Problem]), or (None, [Problem]) when <size> fits in no way.
+
+    Some programs show a photo as its EXIF turns it, and label that.
+    """
+    size = tree.find("size")
+    stated = [0, 0] if size is None else [_number(size.findtext(name)) for name in ("width", "height")]
+    # Some programs write 0 for a size that they do not know.
+    stated_px = tuple(stored if side == 0 else side for side, stored in zip(stated, stored_px))
+    if stated_px == stored_px and stated != [0, 0]:
+        return stored_px, []
+    upright_px = _size_px(ref.image_path, upright=True)
+    turned = "" if upright_px == stored_px else ", or %d x %d as its EXIF turns it" % upright_px
+    labelled_px, action = None, IMAGE_LEFT_OUT
+    if stated_px in (stored_px, upright_px):
+        if not turned:
+            return stored_px, []
+        labelled_px, action = stated_px, IMAGE_AS_STORED if stated_px == stored_px else IMAGE_TURNED
+    shown = tuple("?" if side is None else "%g" % side for side in stated)
+    reason = "says %s x %s pixels, the image has %d x %d%s" % (shown + stored_px + (turned,))
+    return labelled_px, [Problem(ref.annotation_path, 1 if size is None else size.get("line"), reason, action)]
+
+
+def decode_text(content):
+    """str of a text file's bytes: by its byte order mark, by the encoding that an XML declaration names where that is
+    known and fits, as UTF-8 or GB 18030."""
+    for mark, encoding in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"),
+                           (codecs.BOM_UTF16_BE, "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""", content)
+    for encoding in ([declared.group(1).decode("ascii")] if declared else []) + ["utf-8", "gb18030"]:
+        try:
+            if "<".encode(encoding) == b"<":  # else the declaration would not have been found
+                return content.decode(encoding)
+        except (LookupError, UnicodeError):
+            pass
+    return content.decode("latin-1")
+
+
+class _Year:
+    """One VOC<year> folder, or one that holds train/, valid/ or test/ with pictures and XML.
+
+    Attributes: lists_folder; sets, {name: [its lists, or its one folder]}, by the files' and by the kit's four names.
+    """
+
+    def __init__(self, root, year):
+        self._folder, self._pictures = os.path.join(root, year), {}
+        self.lists_folder = os.path.join(self._folder, "ImageSets", "Main")
+        paths = glob.glob(os.path.join(glob.escape(self.lists_folder), "*.txt")) or _split_folders(self._folder)
+        self.sets = {os.path.splitext(os.path.basename(path))[0]: [path] for path in paths}
+        kit_names = {name: _SPELLINGS.get(name.lower(), name.lower()) for name in self.sets}
+        if not set(kit_names.values()) & set(_SET_NAMES):  # one list a class, <class>_train.txt
+            kit_names = {name: name.rpartition("_")[2] for name in self.sets}
+        for kit_name in _SET_NAMES:
+            spelled = sorted(name for name in kit_names if kit_names[name] == kit_name)
+            if spelled:
+                self.sets.setdefault(kit_name, [path for name in spelled for path in self.sets[name]])
+
+    def read_set(self, name, problems):
+        """Yields an ImageRef for each line of a set's lists; adds what is no image id to problems."""
+        for path in self.sets[name]:
+            images, annotations = (path, path) if os.path.isdir(path) else (
+                os.path.join(self._folder, folder) for folder in ("JPEGImages", "Annotations"))
+            if images not in self._pictures:
+                self._pictures[images] = _pictures(images)
+            pictures = self._pictures[images]
+            for line, image_id in _image_ids(path, pictures):
+                if os.path.normpath(image_id) != image_id or image_id.startswith(("/", "..")) or "\0" in image_id:
+                    problems.append(Problem(path, line, "%.40r is not an image id" % image_id, IMAGE_LEFT_OUT))
+                else:
+                    yield ImageRef(pictures.get(image_id, os.path.join(images, image_id + ".jpg")),
+                                   os.path.join(annotations, image_id + ".xml"), path, line)
+
+
+def _year_folders(root):
+    names = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    return [name for name in names if _is_year(os.path.join(root, name))]
+
+
+def _is_year(path):
+    return any(os.path.isdir(os.path.join(path, name)) for name in ("Annotations", "ImageSets")) or bool(
+        _split_folders(path))
+
+
+def _split_folders(path):
+    """train/, valid/ and so on of a folder, where they hold annotations."""
+    folders = [os.path.join(path, name) for name in ("train", "val", "valid", "test")]
+    return [folder for folder in folders if glob.glob(os.path.join(glob.escape(folder), "*.xml"))]
+
+
+def _pictures(folder):
+    """{image id: path} of the pictures in a folder and below; an id is the path within it, without the ending."""
+    pictures = []
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            stem, ending = os.path.splitext(os.path.join(inside, name)[len(folder) + 1:])
+            if ending.lower() in _ENDINGS and not name.startswith("."):
+                pictures.append((_ENDINGS.index(ending.lower()), stem, os.path.join(inside, name)))
+    return {stem: path for _, stem, path in sorted(pictures, reverse=True)}
+
+
+def _image_ids(path, pictures):
+    """[(number of the line, image id)] of a list: ids, or file names, and a flag after them if all lines have one. Of a
+    folder all that it holds, line 0."""
+    if os.path.isdir(path):
+        annotated = {os.path.splitext(name)[0] for name in os.listdir(path) if name.endswith(".xml")}
+        return [(0, image_id) for image_id in sorted(annotated.union(pictures))]
+
+    def image_id(text):
+        text = text.split("JPEGImages/")[-1]
+        stem, ending = os.path.splitext(text)
+        return stem if ending.lower() in _ENDINGS and text not in pictures else text
+
+    with open(path, "rb") as file:
+        lines = [(number, line.strip()) for number, line in enumerate(decode_text(file.read()).splitlines(), 1)]
+    lines = [(number, text) for number, text in lines if text]
+    if all(_FLAG.search(text) and image_id(text) not in pictures for _, text in lines):
+        lines = [(number, _FLAG.sub("", text)) for number, text in lines]
+    return [(number, image_id(text)) for number, text in lines]
+
+
+def _read_sets(root, trees, sets, problems):
+    """{path of the image: ImageRef} of sets that are named "<year folder>:<set>"."""
+    refs = {}
+    for set_name in sets:
+        year, _, name = set_name.partition(":")
+        tree = trees.get(year) or _Year(root, year)
+        if name not in tree.sets:
+            there = ["%s:%s" % (year, other) for year in trees for other in sorted(trees[year].sets)]
+            raise DataError(os.path.join(tree.lists_folder, name + ".txt"), "a list of image ids", "no such file",
+                            "name sets that exist: %s" % ", ".join(there[:9]))
+        for ref in tree.read_set(name, problems):
+            first = refs.setdefault(ref.image_path, ref)
+            # A set of several lists, one a class, has every image in each of them.
+            if first is not ref and (first.listed_in == ref.listed_in or first.listed_in not in tree.sets[name]):
+                reason = "%s is listed a second time" % os.path.splitext(os.path.basename(ref.annotation_path))[0]
+                problems.append(Problem(ref.listed_in, ref.line, reason, IMAGE_LEFT_OUT))
+    return refs
 
 
 def _left_to_train(year, names, valid_sets):
@@ -156,52 +314,6 @@ def _left_to_train(year, names, valid_sets):
     if "trainval" in names and not held_out:
         return ["trainval"]
     return [name for name in ("train", "val") if name in names and not held_out & {name, "trainval"}]
-
-
-def _is_year(path):
-    return any(os.path.isdir(os.path.join(path, name)) for name in ("Annotations", "ImageSets"))
-
-
-def _set_file(root, year, name):
-    return os.path.join(root, year, "ImageSets", "Main", name + ".txt")
-
-
-def _is_annotated(root, year):
-    """False for the published VOC2012 test set, whose annotations are kept back."""
-    with open(_set_file(root, year, "test"), encoding="utf-8", errors="replace") as file:
-        return any(os.path.exists(os.path.join(root, year, "Annotations", line.split()[0] + ".xml"))
-                   for line in file if line.strip())
-
-
-def _read_sets(root, sets, problems):
-    refs, listed = [], set()
-    for set_name in sets:
-        year, _, name = set_name.partition(":")
-        path = _set_file(root, year, name)
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.read().splitlines()
-        except OSError as error:
-            raise DataError(path, "a list of image ids", error.strerror or str(error),
-                            "name sets that exist, e.g. --train_sets=VOC2007:trainval") from error
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            image_id = line.split()[0]
-            if os.path.basename(image_id) != image_id or image_id in (".", ".."):
-                problems.append(Problem(path, number, "%.40r is not an image id" % image_id, IMAGE_LEFT_OUT))
-            elif (year, image_id) in listed:
-                problems.append(Problem(path, number, "%s is listed a second time" % image_id, IMAGE_LEFT_OUT))
-            else:
-                listed.add((year, image_id))
-                refs.append(ImageRef(_image_file(root, year, image_id), os.path.join(
-                    root, year, "Annotations", image_id + ".xml"), path, number))
-    return refs
-
-
-def _image_file(root, year, image_id):
-    paths = [os.path.join(root, year, "JPEGImages", image_id + extension) for extension in _EXTENSIONS]
-    return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
 def _object(node, size_px):
@@ -245,13 +357,14 @@ class _BadXml(Exception):
 
 
 class _LineBuilder(ElementTree.TreeBuilder):
-    """Gives each element its line as an attribute, which ElementTree would not tell; its name without a namespace."""
+    """Gives each element its line as an attribute, which ElementTree would not tell; its name in lower case, without a
+    namespace."""
 
     def start(self, tag, attrs):
-        return super().start(tag.split("}")[-1], {"line": self.expat.CurrentLineNumber})
+        return super().start(tag.split("}")[-1].lower(), {"line": self.expat.CurrentLineNumber})
 
     def end(self, tag):
-        return super().end(tag.split("}")[-1])
+        return super().end(tag.split("}")[-1].lower())
 
 
 def _parse(content):
@@ -261,9 +374,14 @@ def _parse(content):
     builder = _LineBuilder()
     parser = DefusedXMLParser(target=builder)
     builder.expat = parser.parser
+    # Decoded here, since the parser knows few encodings; the declaration goes, its line breaks stay.
+    text = decode_text(content)
+    declaration = re.match(r"\s*<\?xml.*?\?>|", text, re.DOTALL).group()
     try:
-        parser.feed(content)
+        parser.feed("\n" * declaration.count("\n") + text[len(declaration):])
         return parser.close()
+    except UnicodeError as error:
+        raise _BadXml(0, "is not text (%s)" % error.reason) from None
     except ElementTree.ParseError as error:
         raise _BadXml(error.position[0], "is not XML: %s" % error) from None
     except DefusedXmlException as error:

@@ -2,11 +2,13 @@
 """From a VOCdevkit tree to batches: reading, processing, augmentation, order, workers."""
 import csv
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -31,7 +33,7 @@ from common.files import DataError  # noqa: E402
 from data_queue import BatchQueue, WorkerDied  # noqa: E402
 from tools import sampledata  # noqa: E402
 from training_data import EvaluationImages, TrainingData, TrainingSamples  # noqa: E402
-from utils import class_colours, draw_boxes  # noqa: E402
+from utils import class_colours, draw_boxes, read_image  # noqa: E402
 
 pytestmark = pytest.mark.smoke
 REAL_VOC = os.path.join(ROOT, '..', 'shared', 'data', 'voc')
@@ -269,6 +271,305 @@ def test_images_without_boxes_and_pngs_are_legal(tmp_path):
     for position in range(3):
         image, class_ids, offsets = samples(0, position)
         assert image.shape == (300, 300, 3) and ((class_ids < 20).any() == (samples.place(0, position)[1] != 0))
+
+
+QUARTERS_RGB = [(250, 30, 20), (20, 200, 40), (30, 40, 220), (128, 128, 128)]
+
+
+def quarters(*values):
+    """An image of 64 x 64 whose quarters have these values."""
+    return np.array(values).reshape((2, 2) + np.shape(values[0])).repeat(32, 0).repeat(32, 1)
+
+
+def drawn_modes():
+    """{name: (ending, content, RGB of the quarters, how far off a pixel may be)}: every mode of pictures on disk."""
+    from PIL import Image
+    rgb = Image.fromarray(quarters(*QUARTERS_RGB).astype(np.uint8))
+    grey = np.asarray(rgb.convert('L'))
+    modes = {mode: rgb.convert(mode) for mode in ('RGB', 'L', 'P', 'CMYK', 'RGBA')}
+    modes['P'] = rgb.quantize(colors=4, dither=Image.NONE)
+    modes['1'] = Image.fromarray(quarters(0, 255, 255, 0).astype(np.uint8)).convert('1')
+    modes['I;16'] = Image.fromarray(grey.astype(np.uint16) * 257)
+    modes['I'] = Image.fromarray(grey.astype(np.int32))
+    modes['F'] = Image.fromarray(grey.astype(np.float32))
+    modes['F to 1'] = Image.fromarray(grey.astype(np.float32) / 255)
+    see_through = Image.fromarray(quarters(255, 255, 128, 128).astype(np.uint8))
+    for mode in ('RGBA', 'LA'):
+        modes[mode] = (rgb if mode == 'RGBA' else rgb.convert('L')).convert(mode)
+        modes[mode].putalpha(see_through)
+    modes['PA'] = modes['P'].convert('PA')
+
+    def saved(mode, form, **how):
+        file = io.BytesIO()
+        modes[mode].save(file, form, **how)
+        return file.getvalue()
+
+    of_mode = {mode: [(level,) * 3 for level in grey[::32, ::32].ravel()] for mode in modes}
+    of_mode['1'] = [(0,) * 3, (255,) * 3, (255,) * 3, (0,) * 3]
+    of_mode.update(dict.fromkeys(('RGB', 'RGBA', 'P', 'PA', 'CMYK'), QUARTERS_RGB))
+    pictures = {}
+    for form, ending, names in (
+            ('PNG', '.png', '1 L LA P RGB RGBA I;16'), ('TIFF', '.tif', '1 L LA P PA RGB RGBA CMYK I;16 I F'),
+            ('BMP', '.BMP', '1 L P RGB'), ('GIF', '.gif', 'L P'), ('WEBP', '.webp', 'RGB RGBA'),
+            ('JPEG', '.jfif', 'L RGB CMYK')):
+        for mode in names.split():
+            how = {'lossless': True} if form == 'WEBP' else {'quality': 98, 'subsampling': 0} if form == 'JPEG' else {}
+            pictures['%s %s' % (form, mode)] = ending, saved(mode, form, **how), of_mode[mode], 3 * (form == 'JPEG')
+    pictures['TIFF F to 1'] = '.tif', saved('F to 1', 'TIFF'), of_mode['L'], 1
+    rgb16 = cv2.imencode('.png', quarters(*QUARTERS_RGB)[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+    pictures['PNG RGB of 16 bits'] = '.png', rgb16, QUARTERS_RGB, 1
+    # Adobe's YCCK: YCbCr of the inverted picture in the first three channels, and a mark that says so.
+    ycc = np.asarray(Image.fromarray(255 - np.asarray(rgb)).convert('YCbCr'))
+    modes['YCCK'] = Image.merge('CMYK', [Image.fromarray(255 - ycc[..., part]) for part in range(3)] + [
+        Image.fromarray(np.zeros_like(grey))])
+    ycck = bytearray(saved('YCCK', 'JPEG', quality=98, subsampling=0))
+    ycck[ycck.index(b'Adobe') + 11] = 2
+    pictures['JPEG YCCK'] = '.jpg', bytes(ycck), QUARTERS_RGB, 4
+    for form, ending in (('GIF', '.gif'), ('WEBP', '.webp'), ('PNG', '.png'), ('TIFF', '.tif')):
+        how = {'lossless': True} if form == 'WEBP' else {}
+        mode = 'P' if form == 'GIF' else 'RGB'
+        content = saved(mode, form, save_all=True, append_images=[modes[mode].rotate(90)], **how)
+        pictures['%s with two frames' % form] = ending, content, QUARTERS_RGB, 0
+    return pictures
+
+
+def test_a_picture_of_any_mode_has_its_right_colours_in_training_and_detection(tmp_path):
+    tree, pictures = Tree(tmp_path / 'in'), drawn_modes()
+    tree.sets(trainval=sorted(pictures))
+    for name, (ending, content, _, _) in pictures.items():
+        tree.annotation(name).write_text('<annotation>%s</annotation>' % OBJECT % ('dog', 0, 1, 1, 32, 32))
+        tree.image(name).with_suffix(ending).write_bytes(content)
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    data = TrainingData(out)
+    assert bad_rows(out) == [] and data.num_train == len(pictures)
+    for index, name in enumerate(sorted(pictures)):
+        _, _, colours, tolerance = pictures[name]
+        image = data.image(index, 'train')
+        assert image.dtype == np.uint8 and image.shape == (64, 64, 3), name
+        off = np.abs(image[..., ::-1].astype(int) - quarters(*colours)).max()
+        assert off <= tolerance, '%s is off by %d' % (name, off)
+        assert (read_image(data.image_path(index, 'train'), upright=True) == image).all(), name  # as detect.py reads it
+
+
+def turned(width, height, orientation, *tags):
+    """A JPEG that its EXIF turns; tags are more entries of 12 bytes for its directory."""
+    entries = [struct.pack('<HHIHH', 0x112, 3, 1, orientation, 0)] + list(tags)
+    exif = b'Exif\0\0II*\0\x08\0\0\0' + struct.pack('<H', len(entries)) + b''.join(entries) + b'\0\0\0\0'
+    content = jpeg(width, height)
+    return content[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + content[2:]
+
+
+SIZE = '<size><width>%d</width><height>%d</height></size>'
+
+
+@pytest.mark.parametrize('stated, size_px, action', [
+    ((40, 30), (40, 30), None), ((30, 40), (30, 40), 'image turned'), ((0, 0), (40, 30), 'image taken as stored'),
+    (None, (40, 30), 'image taken as stored'), ((44, 33), None, 'image left out')])
+def test_a_photo_is_taken_as_it_was_labelled_and_its_exif_named(tmp_path, stated, size_px, action):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.add('b', jpeg=turned(40, 30, 6), xml='<annotation>%s%s</annotation>' % (
+        SIZE % stated if stated else '', OBJECT % ('dog', 0, 5, 6, 25, 28)))
+    tree.sets(trainval=['a', 'b'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), on_bad='skip')
+    data, rows = TrainingData(out), bad_rows(out)
+    assert [row[3] for row in rows] == ([action] if action else []) and all('EXIF' in row[2] for row in rows)
+    assert data.num_train == (1 if size_px is None else 2)
+    if size_px:
+        image = data.image(1, 'train')
+        assert data.size_px(1, 'train') == size_px == image.shape[1::-1]
+        stored = cv2.imdecode(np.frombuffer(jpeg(), np.uint8), cv2.IMREAD_COLOR)
+        assert (image == (stored if size_px == (40, 30) else cv2.rotate(stored, cv2.ROTATE_90_CLOCKWISE))).all()
+
+
+@pytest.mark.parametrize('tag', [
+    struct.pack('<HHI', 0x128, 4, 1) + b'\xff' * 4, struct.pack('<HHI', 0x11a, 2, 4) + b'abc\0',
+    struct.pack('<HHI', 0x8769, 5, 9) + b'\xff' * 4, struct.pack('<HHI', 0x112, 12, 1) + b'\0' * 4])
+def test_an_exif_that_makes_no_sense_changes_nothing(tmp_path, tag):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30), jpeg=turned(40, 30, 6, tag))
+    tree.sets(trainval=['a'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    assert bad_rows(out) == [] and (TrainingData(out).image(0, 'train') == cv2.imdecode(
+        np.frombuffer(jpeg(), np.uint8), cv2.IMREAD_COLOR)).all()
+    assert read_image(str(tree.image('a')), upright=True).shape == (40, 30, 3)
+
+
+def test_sizes_of_zero_are_unknown_and_films_behind_photos_do_no_harm(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    box = OBJECT % ('dog', 0, 5, 6, 25, 28)
+    tree.add('zero', xml='<annotation>%s%s</annotation>' % (SIZE % (0, 0), box))
+    film = np.random.RandomState(0).randint(0, 200, 9999).astype(np.uint8).tobytes()
+    tree.add('film', xml='<annotation>%s%s</annotation>' % (SIZE % (40, 30), box), jpeg=jpeg() + b'MotionPhoto' + film)
+    tree.sets(trainval=['zero', 'film'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    assert bad_rows(out) == [] and TrainingData(out).num_train == 2
+
+
+LISTS = {
+    'UTF-16': ('a\r\nb\r\n'.encode('utf-16'), ['a', 'b']), 'UTF-8 with a mark': (b'\xef\xbb\xbfa\nb', ['a', 'b']),
+    'GBK': ('图片一\n图片 二\n'.encode('gbk'), ['图片一', '图片 二']), 'no images': (b'\n \n', []),
+    'blanks': (b'img (1)\n img (2)\t\ncat 1\n', ['img (1)', 'img (2)', 'cat 1']),
+    'endings': (b'a.jpg\nb.v2.jpg\nb.v2\n', ['a', 'b.v2']), 'flags': (b'a  1\nb -1\nc  0\n', ['a', 'b', 'c']),
+    'endings and flags': (b'a.jpg 1\nimg (1).jpg -1\n', ['a', 'img (1)']),
+    'paths': (b'JPEGImages/a.jpg\n/home/me/VOC2007/JPEGImages/below/b.jpg\nbelow/b', ['a', 'below/b'])}
+
+
+@pytest.mark.parametrize('case', sorted(LISTS))
+def test_lists_are_read_as_users_have_them(tmp_path, case):
+    content, ids = LISTS[case]
+    tree = Tree(tmp_path / 'in')
+    for image_id in ids + ['cat', 'img', 'b', '图片']:
+        tree.image(image_id).parent.mkdir(exist_ok=True)
+        tree.image(image_id).write_bytes(b'')
+    (tree.year / 'ImageSets' / 'Main' / 'trainval.txt').write_bytes(content)
+    refs, _, _ = source_pascal_voc.list_images(*source_pascal_voc.find(str(tmp_path / 'in')))
+    assert [ref.image_path for ref in refs['train']] == [str(tree.image(image_id)) for image_id in ids]
+    assert [ref.annotation_path for ref in refs['train']] == [str(tree.annotation(image_id)) for image_id in ids]
+
+
+def test_a_missing_image_is_not_taken_for_another(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    for image_id in ('cat', 'dog'):
+        tree.add(image_id, ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['cat 2', 'dog', 'cat 1'], test=['cat'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    assert [row[2].split('/')[-1] for row in bad_rows(out)] == ['cat 2.jpg', 'cat 1.jpg']
+    assert TrainingData(out).num_train == 1
+
+
+XML = '<annotation>\n<path>D:\\数据</path>\n' + OBJECT % ('dog', 0, 1, 2, 20, 30) + '</annotation>'
+
+
+@pytest.mark.parametrize('declared, encoding', [
+    ('gbk', 'gbk'), ('gb2312', 'gb2312'), ('GB18030', 'gb18030'), ('utf8', 'utf-8'), ('foo-8', 'utf-8'),
+    ('ANSI', 'gbk'), ('utf-8', 'gbk'), ('utf-16', 'utf-16'), ('utf-16', 'utf-8'), ('zip', 'utf-8'), ('big5', 'big5'),
+    ('', 'gbk'), ('utf-8', 'utf-8-sig')])
+def test_annotations_are_read_in_any_encoding(tmp_path, declared, encoding):
+    xml = XML.replace('数据', '資料') if encoding == 'big5' else XML
+    tree = Tree(tmp_path / 'in')
+    tree.sets(trainval=['a'])
+    tree.image('a').write_bytes(jpeg())
+    for before in ('', '\n\n'):
+        head = before + '<?xml version="1.0" encoding="%s"?>\n' % declared if declared else ''
+        tree.annotation('a').write_bytes((head + xml.replace('>dog<', '>unicorn<') + xml[12:]).encode(encoding))
+        assert len(source_pascal_voc.read(source_pascal_voc.ImageRef(str(tree.image('a')), str(
+            tree.annotation('a')), 'list', 1))[1]) == 1  # two roots: not XML, and said so
+        tree.annotation('a').write_bytes((head + xml).encode(encoding))
+        sample, problems = source_pascal_voc.read(source_pascal_voc.ImageRef(
+            str(tree.image('a')), str(tree.annotation('a')), 'list', 1))
+        assert problems == [] and sample.boxes_xyxy_px.tolist() == [[0, 1, 20, 30]]
+
+
+def test_all_spellings_of_difficult_are_known(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    marks = ['1', 'true', ' True\n', 'yes', '1.0', '0', 'false', '', 'Unspecified', 'no']
+    lines = '\n'.join(OBJECT % ('dog', mark, 1, 2, 20, 30) for mark in marks)
+    tree.add('a', xml=(ANNOTATION % lines).replace('<difficult>yes</difficult>', '<Difficult>1</Difficult>'))
+    tree.sets(trainval=['a'])
+    data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out')))
+    assert data.objects_px(0, 'train')[2].tolist() == [True] * 5 + [False] * 5
+
+
+def test_images_that_are_validated_with_do_not_train(tmp_path, capsys):
+    tree = Tree(tmp_path / 'in')
+    for image_id in 'abc':
+        tree.add(image_id, ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['a', 'b'], test=['c', 'b'])
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    data = TrainingData(out)
+    assert [os.path.basename(data.image_path(0, 'train')), data.num_train, data.num_valid] == ['a.jpg', 1, 2]
+    (name, line, reason, action), = bad_rows(out)
+    assert (name, line, action) == ('trainval.txt', 2, 'image left out')
+    assert reason.startswith('b.jpg is validated with') and reason.endswith('test.txt, line 2)')
+    assert reason in capsys.readouterr().out
+    same = process_dataset.process(str(tmp_path / 'in'), out, train_sets=['VOC2007:test'], valid_sets=['VOC2007:test'])
+    assert TrainingData(same).num_train == 2 and bad_rows(same) == []  # who asks for it gets it
+    tree.sets(trainval=['b'])
+    with pytest.raises(DataError, match='none in 0 images; the first problem: .*b.jpg is validated with'):
+        process_dataset.process(str(tmp_path / 'in'), out)
+
+
+def test_only_voc_and_a_year_is_a_year(tmp_path):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['a'])
+    devkit = tmp_path / 'in' / 'VOCdevkit'
+    shutil.copytree(str(tree.year), str(devkit / 'VOC2007_backup'))
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), on_bad='stop')
+    assert TrainingData(out).num_train == 1
+    assert bad_rows(out) == [('VOC2007_backup', 0, 'is not named VOC<year>', 'folder passed over')]
+    tree.year.rename(devkit / 'helmets')
+    with pytest.raises(DataError, match='VOCdevkit: expected folders named .*VOC2007_backup, helmets; give one of'):
+        process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    chosen = process_dataset.process(str(devkit / 'helmets'), str(tmp_path / 'out'))
+    assert TrainingData(chosen).num_train == 1 and bad_rows(chosen) == []
+    shutil.rmtree(str(devkit / 'VOC2007_backup'))
+    assert source_pascal_voc.find(str(tmp_path / 'in')) == (str(devkit), ['helmets'])
+
+
+@pytest.mark.parametrize('lists, counts', [
+    ({'default': ['a', 'b']}, (2, 0)), ({'Train': ['a'], 'Validation': ['b', 'c']}, (1, 2)),
+    ({'cat_train': ['a.jpg 1', 'b.jpg -1'], 'dog_train': ['a.jpg -1', 'b.jpg 1'], 'dog_val': ['c.jpg 1']}, (2, 1)),
+    ({'cat_train': ['a'], 'train': ['b', 'c'], 'val': ['a']}, (2, 1))])
+def test_lists_of_other_programs_are_known(tmp_path, lists, counts):
+    tree = Tree(tmp_path / 'in')
+    for image_id in 'abc':
+        tree.add(image_id, ('cat', 1, 1, 40, 30))
+    tree.sets(**lists)
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    assert (TrainingData(out).num_train, TrainingData(out).num_valid) == counts and bad_rows(out) == []
+    name = 'VOC2007:' + sorted(lists)[0]  # each can also be named as its file is
+    named = process_dataset.process(str(tmp_path / 'in'), out, train_sets=[name], valid_sets=[name])
+    assert TrainingData(named).num_train == TrainingData(named).num_valid == len(lists[sorted(lists)[0]])
+    with pytest.raises(DataError, match='name sets that exist: VOC2007:.*' + sorted(lists)[0]):
+        process_dataset.process(str(tmp_path / 'in'), out, train_sets=['VOC2007:nothing'])
+
+
+def test_pictures_with_their_xml_beside_them_are_read(tmp_path):
+    mine = tmp_path / 'mine'
+    for split, image_ids in (('train', ['a', 'b', 'c']), ('valid', ['a'])):
+        (mine / split).mkdir(parents=True)
+        for image_id in image_ids:
+            (mine / split / (image_id + '_jpg.rf.01.jpg')).write_bytes(jpeg())
+            (mine / split / (image_id + '_jpg.rf.01.xml')).write_text(ANNOTATION % OBJECT % ('dog', 0, 1, 2, 20, 30))
+    (mine / 'train' / 'b_jpg.rf.01.xml').unlink()
+    (mine / 'train' / 'c_jpg.rf.01.jpg').unlink()
+    out = process_dataset.process(str(mine), str(tmp_path / 'out'))
+    data = TrainingData(out)
+    assert (data.num_train, data.num_valid, data.objects_px(0)[0].tolist()) == (1, 1, [[0, 1, 20, 30]])
+    assert [row[2].split()[:2] for row in bad_rows(out)] == [['no', 'annotation'], ['no', 'image']]
+
+
+def test_other_layouts_are_told_what_to_move_where(tmp_path):
+    (tmp_path / 'flat').mkdir()
+    (tmp_path / 'flat' / 'a.xml').write_text(XML)
+    with pytest.raises(DataError, match='flat: .*annotations in the folder itself; move the pictures .* into train/'):
+        process_dataset.process(str(tmp_path / 'flat'), str(tmp_path / 'out'))
+    for name in ('VOCtrainval_06-Nov-2007', 'VOCtest_06-Nov-2007'):
+        Tree(tmp_path / 'nested' / name)
+    with pytest.raises(DataError, match='VOCtest_06-Nov-2007/VOCdevkit and .*trainval.*/VOCdevkit; give one'):
+        process_dataset.process(str(tmp_path / 'nested'), str(tmp_path / 'out'))
+
+
+@pytest.mark.parametrize('linked', ['Annotations', 'JPEGImages', 'VOC2007'])
+def test_what_is_behind_links_counts(tmp_path, linked):
+    tree = Tree(tmp_path / 'in')
+    tree.add('a', ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=['a'])
+    place = tree.year if linked == 'VOC2007' else tree.year / linked
+    place.rename(tmp_path / 'elsewhere')
+    place.symlink_to(tmp_path / 'elsewhere')
+    cache = str(tmp_path / 'cache')
+    first = process_dataset.prepare(str(tmp_path / 'in'), cache)
+    assert process_dataset.prepare(str(tmp_path / 'in'), cache) == first
+    if linked == 'JPEGImages':
+        os.utime(str(tree.image('a')))
+    else:
+        tree.add('a', ('dog', 1, 1, 40, 30))
+    second = process_dataset.prepare(str(tmp_path / 'in'), cache)
+    assert second != first
+    assert TrainingData(second).objects_px(0, 'train')[1].tolist() == [7 if linked == 'JPEGImages' else 11]
 
 
 def test_a_deep_annotation_is_no_danger(tmp_path):
