@@ -25,7 +25,7 @@ _ALIGNMENT = 64
 _NEVER = 1 << 62
 
 
-class WorkerDied(RuntimeError):
+class WorkerDied(OSError):
     """A worker process ended before its time; the text has its traceback, or the signal that ended it."""
 
 

@@ -158,11 +158,7 @@ def _free_name(path, taken):
 
 
 def main(argv=None):
-    try:
-        return detect(parse_args(argv))
-    except (DataError, OSError) as error:
-        runlog.RunLog().event(runlog.FAIL, message=str(error))
-        return 1
+    return runlog.guarded(detect, parse_args(argv))
 
 
 if __name__ == "__main__":

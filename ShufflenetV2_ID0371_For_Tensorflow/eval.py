@@ -238,12 +238,7 @@ def restore(runtime, session, prefix, averaged):
 
 def main(argv=None):
     """Evaluates, predicts or exports as the command line says; returns the exit code."""
-    parsed = arguments.parse_args(argv, "evaluate")
-    try:
-        return run(parsed)
-    except (DataError, OSError) as error:
-        runlog.fail(None, str(error))
-        return 1
+    return runlog.guarded(run, arguments.parse_args(argv, "evaluate"))
 
 
 if __name__ == "__main__":

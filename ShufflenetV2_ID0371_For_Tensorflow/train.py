@@ -5,9 +5,9 @@
     bash test/train_full_1p.sh --data_dir=DIR             133 epochs with the recipe of the README
     python train.py --data_dir=DIR --max_train_steps=100  the documented hyper-parameters
 
-Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk: README, "Run folder".
+Reads top to bottom: data, graph, loop; the flags stand in arguments.py. What it prints and leaves on disk: README,
+"Run folder".
 """
-import argparse
 import collections
 import math
 import os
@@ -16,98 +16,14 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-from common import flags, graph_files, ranks, runlog  # noqa: E402
+from arguments import TRAINING_MODES, parse_args  # noqa: E402
+from common import graph_files, ranks, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
 from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 50  # divides ImageNet's 50,000
-TRAINING_MODES = ("train", "train_and_evaluate")
-WIDTHS = ("0.5", "1.0", "1.5", "2.0", "2.0_224")  # architecture.WIDTHS, which needs TensorFlow
-VERSIONS = ("he_uniform", "xavier_uniform")  # architecture.INITIALIZERS
 SYNTHETIC_IMAGES = 1024
 END_LEARNING_RATE = 1e-6  # of the linear decay, the published reference's
-
-
-def parse_args(argv=None, mode="train"):
-    """Flags of this folder; the defaults are the documented ones. eval.py takes the same with its own `mode`."""
-    parser = flags.Parser(prog="train.py", description="Trains ShuffleNetV2 on ImageNet.")
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--depth_multiplier", choices=WIDTHS, default="0.5",
-                        help="width of the network; 2.0_224 is what the published code calls 2.0")
-    recipe.add_argument("--num_classes", type=flags.integer(2), default=1000, help="of the shards")
-    recipe.add_argument("--lr", type=flags.number(above=0), default=0.06, help="rate after warm-up")
-    recipe.add_argument("--decay", choices=("linear", "cosine"), default="linear", help="of the rate, to the end")
-    recipe.add_argument("--warmup_epochs", type=flags.number(at_least=0), default=5.0, help="linear warm-up")
-    recipe.add_argument("--momentum", type=flags.number(at_least=0, below=1), default=0.9, help="Nesterov momentum")
-    recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=4e-5,
-                        help="of kernels that are not depthwise")
-    recipe.add_argument("--label_smoothing", type=flags.number(at_least=0, below=1), default=0.1)
-    recipe.add_argument("--version", type=_initializer, default="he_uniform", metavar="{%s}" % ",".join(VERSIONS),
-                        help="how weights start")
-    recipe.add_argument("--ema_decay", type=flags.number(at_least=0, below=1), default=0.993,
-                        help="of the moving averages of the weights")
-    recipe.add_argument("--min_crop_area", type=flags.number(above=0, below=1), default=0.1,
-                        help="smallest training crop, as a fraction of the image")
-    recipe.add_argument("--colour_jitter", type=flags.number(at_least=0, below=1), default=0.0,
-                        help="brightness, contrast, saturation vary by up to this fraction")
-    flags.add_run_group(parser, epochs=133, batch_size=128, precision_mode="allow_fp32_to_fp16",
-                        spelling={"log_every": "--save_summary_steps"})
-    parser.set_defaults(save_every=1000)
-
-    run = parser.add_argument_group("documented names")
-    for name, ours in (("--data_dir", "data_path"), ("--log_dir", "output_path")):
-        run.add_argument(name, dest=ours, default=argparse.SUPPRESS, help="the same as --" + ours,
-                         type=flags.input_path if ours == "data_path" else flags.output_path)
-    for name, ours in (("--max_epochs", "epochs"), ("--max_train_steps", "train_steps"),
-                       ("--save_checkpoints_steps", "save_every")):
-        run.add_argument(name, dest=ours, type=flags.integer(1), default=argparse.SUPPRESS,
-                         help="the same as --" + ours)
-    run.add_argument("--mode", choices=TRAINING_MODES + ("evaluate", "predict", "export"), default=mode,
-                     help="train evaluates nothing; the last three need a checkpoint and do what eval.py does")
-    run.add_argument("--log_name", default="alexnet_training.log", type=_file_name,
-                     help="file of the run folder that gets the event lines")
-    run.add_argument("--checkpoint_dir", type=flags.input_path,
-                     help="to evaluate, predict or export: a run folder, a checkpoint's folder or its path prefix; "
-                          "default the run folder")
-    parser.add_bool(run, "--do_checkpoint", True, help="save checkpoints")
-    run.add_argument("--rank_size", type=flags.integer(1), default=1, help="number of cards, as RANK_SIZE says")
-    run.add_argument("--iterations_per_loop", type=flags.integer(1), default=10,
-                     help="steps between two looks of the host at the loss and at requests to stop; on an NPU the "
-                          "device does that many by itself")
-
-    data = parser.add_argument_group("data")
-    parser.add_bool(data, "--prepare", False, help="when --data_dir holds class folders, make shards of them first")
-    data.add_argument("--max_bad_records", type=flags.integer(0), default=10, help="damaged records to pass over")
-    data.add_argument("--threads", type=flags.integer(0), default=0, help="images decoded at a time; 0 for one a core")
-
-    use = parser.add_argument_group("evaluate, predict, export")
-    parser.add_bool(use, "--best", False, help="of a run folder, the checkpoint that evaluated best")
-    use.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",
-                     help="of --mode=evaluate: print the accuracy of every class and write the confusion matrix as a "
-                          "picture")
-    use.add_argument("--class_names", type=flags.input_path,
-                     help='JSON {class id: name} or {"0": [class id, name], ...} for the names that are printed')
-    use.add_argument("--export_dir", type=flags.output_path, help="new folder for the exported model; default export/ "
-                     "in the run folder")
-    use.add_argument("images", nargs="*", help="image files for --mode=predict")
-    parsed = parser.parse_args(argv)
-    if parsed.confusion_png and parsed.mode != "evaluate":
-        parser.error("argument --confusion_png: is for --mode=evaluate")
-    parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
-    return parsed
-
-
-def _initializer(text):
-    name = {"he_uniorm": "he_uniform"}.get(text, text)  # as the document spells it
-    if name not in VERSIONS:
-        raise argparse.ArgumentTypeError("found '%s', expected one of %s" % (text, ", ".join(VERSIONS)))
-    return name
-
-
-def _file_name(text):
-    if not text or os.path.basename(text) != text:
-        raise argparse.ArgumentTypeError("found '%s', expected a file name; the folder is --log_dir" % text)
-    return text
 
 
 def find_data(parsed):
@@ -136,8 +52,7 @@ def load_data(parsed):
     return Data(*(Shards(folder, parsed.num_classes, parsed.max_bad_records) if folder else None for folder in found))
 
 
-Graph = collections.namedtuple("Graph", "is_fed next_batch images labels rate loss update eval_figures "
-                                        "eval_start")
+Graph = collections.namedtuple("Graph", "is_fed next_batch images labels rate loss update eval_figures eval_start")
 
 
 def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
