@@ -14,6 +14,8 @@ import traceback
 
 import numpy as np
 
+from common.files import Explained
+
 try:
     from multiprocessing import resource_tracker
 except ImportError:  # Python 3.7
@@ -25,7 +27,7 @@ _ALIGNMENT = 64
 _NEVER = 1 << 62
 
 
-class WorkerDied(OSError):
+class WorkerDied(Explained):
     """A worker process ended before its time; the text has its traceback, or the signal that ended it."""
 
 

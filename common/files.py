@@ -14,7 +14,11 @@ import tempfile
 WHOLE_FILE = ".whole.json"  # of whole_folder(): who made a folder, with which settings, and its files with their sizes
 
 
-class DataError(Exception):
+class Explained(Exception):
+    """Its text is made for the user: no traceback says more."""
+
+
+class DataError(Explained):
     """Something on disk, or a flag, is not what the program needs; str() is one line for the user.
 
     Args:

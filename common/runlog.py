@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 
-from common.files import DataError
+from common.files import Explained
 
 RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn", "fail", "done"
 EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
@@ -25,7 +25,7 @@ _DECIMALS = {"loss": 4, "top1": 4, "top5": 4, "map": 4, "map_area": 4, "epoch": 
              "images_per_sec_per_card": 1, "ms_per_step": 1, "eta_sec": 0, "wall_sec": 1, "data_wait": 3}
 
 
-class NonFiniteLoss(Exception):
+class NonFiniteLoss(Explained):
     """The loss became NaN or infinite; the text names step, value, last checkpoint and what to do."""
 
 
@@ -100,7 +100,7 @@ class RunLog:
         """
         lines = [line for line in str(error).strip().split("\n") if line.strip()] or ["no reason given"]
         message = lines[0] if len(lines) == 1 else "%s %s" % (lines[0], lines[-1])
-        if not isinstance(error, (DataError, NonFiniteLoss, OSError)):
+        if not isinstance(error, (Explained, OSError)):
             traceback.print_exception(type(error), error, error.__traceback__)
             message = "%s%s: %s" % ("after step %d: " % step if step else "", type(error).__name__, message)
         elif len(lines) > 1:  # a worker's traceback
