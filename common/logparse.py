@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+from typing import Dict, List, Optional, Tuple
 
 from common import runlog
 from common.files import write_text
@@ -15,6 +16,7 @@ _FIELD = re.compile(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|\S+)")
 # Printed by Ascend's adapter in a session when it has compiled a graph. The adapter for eager TensorFlow has no such
 # line; there the [run] line's variables_on tells where the weights are, and a step cannot leave them for a CPU.
 NPU_COMPILED = "The model has been compiled on the Ascend AI processor"
+_NO_EVENT: Tuple[str, Dict[str, str]] = ("", {})
 
 Summary = collections.namedtuple(
     "Summary", "device ranks batch_size images_per_sec sec_per_step loss accuracy losses before_sec finished used_npu")
@@ -49,10 +51,14 @@ def summarize(lines):
       the last one continued among them; `before_sec` the time that these took; `used_npu` whether the log proves that
       an NPU computed.
     """
-    run, done, accuracies, losses, used_npu = {}, {}, [], {}, False
+    run: Dict[str, str] = {}
+    done: Dict[str, str] = {}
+    losses: Dict[float, Optional[float]] = {}
+    accuracies: List[Tuple[float, Optional[float]]] = []
+    used_npu = False
     for line in lines:
         used_npu = used_npu or NPU_COMPILED in line
-        event, fields = parse_line(line) or (None, {})
+        event, fields = parse_line(line) or _NO_EVENT
         step = _first_number(fields, "step") or 0.0
         if event == runlog.RUN:
             run, done = fields, {}

@@ -49,9 +49,8 @@ def main(argv=None):
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # the caller closed it
             setattr(sys, stream, open(os.devnull, "w"))
-    own = _parse_args(argv)
     try:
-        plan = _make_plan(own)
+        plan = _make_plan(_parse_args(argv))
     except (DataError, OSError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
@@ -150,15 +149,16 @@ def _environments(table, ranks):
     """What each of these ranks finds in its environment: a list of dict."""
     common = {name: value for name, value in os.environ.items() if name != "TF_CONFIG" and not name.startswith("CM_")}
     common.update(PYTHONUNBUFFERED="1", RANK_SIZE=str(len(table.devices)), JOB_ID=os.environ.get("JOB_ID") or "10087")
-    common["PYTHONPATH"] = os.pathsep.join([_ROOT] + [p for p in [os.environ.get("PYTHONPATH")] if p])
-    made = [dict(common, RANK_ID=str(rank), ASCEND_DEVICE_ID=str(table.devices[rank].device_id)) for rank in ranks]
-    if len(table.devices) > 1:
-        endpoints = ranktable.endpoints(table)
-        for rank, environment in zip(ranks, made):
-            environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(table.devices[rank].device_id)
-            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": endpoints},
-                                                   "task": {"type": "worker", "index": rank}})
-    return made
+    common["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    endpoints = ranktable.endpoints(table) if len(table.devices) > 1 else None
+    environments = []
+    for rank in ranks:
+        device_id = table.devices[rank].device_id
+        environments.append(dict(common, RANK_ID=str(rank), ASCEND_DEVICE_ID=str(device_id)))
+        if endpoints:
+            environments[-1].update(CUDA_VISIBLE_DEVICES=_visible_gpu(device_id), TF_CONFIG=json.dumps(
+                {"cluster": {"worker": endpoints}, "task": {"type": "worker", "index": rank}}))
+    return environments
 
 
 def _visible_gpu(device_id):
@@ -176,10 +176,7 @@ def _visible_gpu(device_id):
 
 
 def _share_cores(count):
-    """Equal blocks of neighbouring cores, which share caches: a list of set of int, or of None for no binding.
-
-    TensorFlow counts the cores that it may use, so its thread pools follow.
-    """
+    """Equal blocks of neighbouring cores, which share caches: a list of set of int, or of None for no binding."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if count == 1 or not cores:
         return [None] * count
@@ -200,10 +197,7 @@ def _run_ranks(plan):
     """Runs this server's ranks, shows what the first one says, and tells which one failed first.
 
     Returns:
-      exit_code: int, 0 or that of the first failure.
-      failed: index of that rank here, 0 when there is none.
-      summaries: logparse.Summary of each rank's part of its log; what the first one says of a run that it continued
-        comes from all of its log.
+      (0 or the exit code of the first failure, index of that rank here or 0, logparse.Summary of each rank).
     """
     cores = _share_cores(len(plan.ranks))
     if plan.own.ranks > 1:
@@ -220,8 +214,9 @@ def _run_ranks(plan):
         tasks = [processes.Task(environment, log, block, ())
                  for environment, log, block in zip(plan.environments, logs, cores)]
         tasks[0] = tasks[0]._replace(pass_fds=plan.handed_down)
-        ended = threading.Event()
-        shown = threading.Thread(target=_follow, args=(logs[0].fileno(), offsets[0], ended), daemon=True)
+        reader, ended = opened.enter_context(open(plan.log_names[0], "rb")), threading.Event()
+        reader.seek(offsets[0])
+        shown = threading.Thread(target=_follow, args=(reader, ended), daemon=True)
         shown.start()
         try:
             failed, exit_code = processes.run(command, tasks)
@@ -229,7 +224,7 @@ def _run_ranks(plan):
             ended.set()
             shown.join()
         summaries = [logparse.summarize(_lines_from(log, offset)) for log, offset in zip(logs, offsets)]
-        whole = logparse.summarize(_lines_from(logs[0], 0))
+        whole = logparse.summarize(_lines_from(logs[0], 0))  # also the sessions that this one continued
         summaries[0] = summaries[0]._replace(losses=whole.losses, loss=whole.loss, accuracy=whole.accuracy)
         if exit_code not in (0, 130, 143) and plan.own.ranks > 1:
             end = "see above" if not failed else "the end of %s:\n%s" % (plan.log_names[failed], "".join(
@@ -239,28 +234,26 @@ def _run_ranks(plan):
 
 
 def _name_exit(code):
-    try:
-        return "exit code %d, %s" % (code, signal.Signals(code - 128).name)
-    except ValueError:
-        return "exit code %d" % code
+    names = {128 + number: ", " + number.name for number in signal.Signals}
+    return "exit code %d%s" % (code, names.get(code, ""))
 
 
-def _follow(log, offset, ended):
-    """Copies whole lines to the terminal until `ended` is set and nothing is left."""
-    begun = b""
-    while True:
+def _follow(log, ended):
+    """Shows on the terminal the whole lines of a binary file that grows, until `ended` is set and nothing is left."""
+    begun, last = b"", False
+    while not last:
         last = ended.wait(0.1)  # asked before the reading, so that the end of the log is not missed
-        part = os.pread(log, 1 << 20, offset)  # the offset of the file itself belongs to those who write
-        offset += len(part)
-        lines = (begun + part).split(b"\n")
-        begun = lines.pop()
-        if last and not part and begun:
-            lines, begun = [begun], b""
-        for line in lines:
-            if not _CHATTER.match(line):
-                runlog.say(line.decode("utf-8", "replace"))
-        if last and not part:
-            return
+        for part in log:
+            begun += part
+            if begun.endswith(b"\n"):
+                _show(begun)
+                begun = b""
+    _show(begun)
+
+
+def _show(line):
+    if line and not _CHATTER.match(line):
+        runlog.say(line.decode("utf-8", "replace").rstrip("\n"))
 
 
 def _lines_from(log, offset):
@@ -278,12 +271,12 @@ def _conclude(plan, exit_code, failed, summaries, wall_sec):
     if exit_code in (130, 143):
         runlog.say("stopped on request; the same command continues this run")
         return exit_code
-    if exit_code == 0 and plan.trains:
-        looked_at = 1 if has_rank_0 else len(summaries)  # rank 0's [done] line stands for the run
-        for log_name, ended in list(zip(plan.log_names, summaries))[:looked_at]:
-            if not ended.finished and not exit_code:
-                exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (
-                    plan.own.script, log_name))
+    unfinished = [name for name, ended in zip(plan.log_names, summaries) if not ended.finished]
+    if has_rank_0 and summary.finished:  # its [done] line stands for the run
+        unfinished = []
+    if exit_code == 0 and plan.trains and unfinished:
+        exit_code = _refuse("%s ended with exit code 0 but without a [done] line; see %s" % (
+            plan.own.script, unfinished[0]))
     if exit_code == 0 and has_rank_0 and summary.device == "npu":
         exit_code = _npu_notice(summary.used_npu, plan.log_names[0])
     if exit_code:
@@ -312,8 +305,8 @@ def _attempt(what, write, *args):
     try:
         write(*args)
     except Exception as error:
-        runlog.say(runlog.format_event(runlog.WARN, {"message": "the training is not concerned, but %s could not be "
-                                                     "written: %s: %s" % (what, type(error).__name__, error)}))
+        runlog.RunLog().warn("the training is not concerned, but %s could not be written: %s: %s" % (
+            what, type(error).__name__, error))
 
 
 def _npu_notice(used_npu, log):

@@ -43,14 +43,10 @@ class RankTable(collections.namedtuple("RankTable", "name form devices")):
 
 
 def check(path, rank_size, flag="--rank_size"):
-    """Reads the rank table of a run; one that is still "initializing" is waited for.
+    """The RankTable of a run, from the JSON file in RANK_TABLE_FILE; one that is still "initializing" is waited for.
 
     Args:
-      path: JSON file, as RANK_TABLE_FILE names it.
-      rank_size: int, the number of devices that it must list.
-      flag: where rank_size comes from.
-    Returns:
-      RankTable.
+      rank_size: int, the number of devices that it must list; `flag` is where that comes from.
     Raises:
       DataError.
     """
@@ -63,15 +59,15 @@ def check(path, rank_size, flag="--rank_size"):
 
 
 def _wait_until_completed(path):
-    deadline, said = time.monotonic() + WAIT_SEC, False
-    while time.monotonic() < deadline:
+    def is_initializing():
         content = read_json(path)
-        if not isinstance(content, dict) or content.get("status") != "initializing":
-            return
-        if not said:
-            print("%s: its status is initializing; waiting until it is completed, at most %d s" % (path, WAIT_SEC),
-                  file=sys.stderr, flush=True)
-        said = True
+        return isinstance(content, dict) and content.get("status") == "initializing"
+
+    if is_initializing():
+        print("%s: its status is initializing; waiting until it is completed, at most %d s" % (path, WAIT_SEC),
+              file=sys.stderr, flush=True)
+    deadline = time.monotonic() + WAIT_SEC
+    while is_initializing() and time.monotonic() < deadline:
         time.sleep(0.5)
 
 
@@ -88,16 +84,7 @@ def read(path):
 
 
 def parse(content, name):
-    """Checks a table's JSON content against the rules that all forms share.
-
-    Args:
-      content: what json.load gave.
-      name: str for messages.
-    Returns:
-      RankTable.
-    Raises:
-      DataError.
-    """
+    """The RankTable of a JSON content, checked against the rules that all forms share; DataError uses `name`."""
     root = _Field(name, "", content)
     form = next((key for key in ("server_list", "group_list") if root.has(key)), None)
     if form is None and root.get("status").value != "initializing":
@@ -119,9 +106,8 @@ def parse(content, name):
     if any(entry.device.has("device_ip") for entry in entries):
         _all_differ([entry.device.get("device_ip") for entry in entries], _Field.ip)
     table = RankTable(name, form, tuple(_device(entry) for entry in sorted(entries, key=lambda entry: entry.rank)))
-    servers = table.servers()
-    first_id, first_ranks = next(iter(servers.items()))
-    for server_id, ranks in servers.items():
+    (first_id, first_ranks), *_ = table.servers().items()
+    for server_id, ranks in table.servers().items():
         _all_differ([entry.device.get("device_id") for entry in entries if entry.server_id == server_id],
                     _Field.number)
         if len(ranks) != len(first_ranks):
@@ -247,13 +233,8 @@ def local_table(ranks):
 
 
 def this_server(table, server_id=None):
-    """Which of a table's servers this machine is.
+    """The server_id (str) of this machine in a RankTable: what the user said, or None to tell by the addresses.
 
-    Args:
-      table: RankTable.
-      server_id: what the user said, or None to tell by the addresses.
-    Returns:
-      str server_id.
     Raises:
       DataError: it is not in the table, or the addresses do not tell.
     """

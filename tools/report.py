@@ -7,6 +7,7 @@
 """
 import importlib.util
 import json
+import math
 import os
 import statistics
 import sys
@@ -55,13 +56,11 @@ def table(output_paths):
 
 
 def compare(output_paths):
-    """Markdown tables of what several runs reached and in what they differ.
+    """What several runs reached and in what they differ, as Markdown.
 
-    Args:
-      output_paths: two or more run folders.
     Returns:
-      (str, str): a table with a row a run; below it, one with a row for each flag, and each field of [run], whose
-      values are not all the same among the runs that have it, and the folders.
+      (str, str): a table with a row a run; one with a row for each flag, and each field of [run], whose values are not
+      all the same among the runs that have it, and the folders.
     """
     names = short_names(output_paths)
     runs = [read_metrics(path) for path in output_paths]
@@ -75,11 +74,8 @@ def compare(output_paths):
 def short_names(output_paths):
     """What to call each run: the fewest last parts of its path that no other run has, without an end that all share.
 
-    Args:
-      output_paths: paths, all different.
-    Returns:
-      list of str: ["SSD", "cutmix"] for SSD/test/output/0 and cutmix/test/output/0; with SSD/test/output/0.1 as well,
-      ["SSD/.../0", "cutmix/.../0", "0.1"].
+    SSD/test/output/0 and cutmix/test/output/0 are ["SSD", "cutmix"]; with SSD/test/output/0.1 as well, they are
+    ["SSD/.../0", "cutmix/.../0", "0.1"].
     """
     paths = [os.path.abspath(path).split(os.sep)[1:] for path in output_paths]
     while len(paths) > 1 and len({path[-1] for path in paths}) == 1 and all(len(path) > 1 for path in paths):
@@ -94,29 +90,18 @@ def short_names(output_paths):
 
 
 def write_comparison(output_paths, folder):
-    """Writes comparison.md and, where matplotlib is installed, comparison.png; the run folders stay as they are.
-
-    Args:
-      output_paths: two or more run folders.
-      folder: where to write; is made.
-    Returns:
-      The paths written.
-    """
+    """Writes comparison.md and, where matplotlib is installed, comparison.png into a folder; returns their paths."""
     os.makedirs(folder, exist_ok=True)
     picture = draw_curves(output_paths, os.path.join(folder, "comparison.png"))
     reached, differences = compare(output_paths)
     lines = ["# %d runs" % len(output_paths), "", reached, ""]
     if picture:
         lines += ["![loss, accuracy and images/s](comparison.png)", ""]
-    return _write(os.path.join(folder, "comparison.md"), lines + [differences, ""], picture)
+    return _write(os.path.join(folder, "comparison.md"), lines + [differences, ""]) + picture
 
 
 def write_report(output_path):
-    """Writes report.md and, where matplotlib is installed, curves.png; a confusion.png in the folder is shown as well.
-
-    Returns:
-      The paths written.
-    """
+    """Writes report.md, which shows a confusion.png that is there, and curves.png where matplotlib is; the paths."""
     events = read_metrics(output_path)
     picture = draw_curves([output_path], os.path.join(output_path, "curves.png"))
     run = (events[runlog.RUN] or [{}])[-1]
@@ -139,34 +124,33 @@ def write_report(output_path):
     recorded = read_json(os.path.join(output_path, FLAGS_FILE)) or {}
     if recorded:
         lines += ["## Flags", "", "```"] + ["--%s=%s" % item for item in sorted(recorded.items())] + ["```", ""]
-    return _write(os.path.join(output_path, "report.md"), lines, picture)
+    return _write(os.path.join(output_path, "report.md"), lines) + picture
 
 
-def _write(page, lines, picture):
+def _write(page, lines):
     write_text(page, "\n".join(lines))
-    return [page] + ([picture] if picture else [])
+    return [page]
 
 
 def draw_curves(output_paths, picture):
-    """Draws loss, accuracy and images/s of one or more runs into a PNG.
-
-    They go over steps, or over epochs where these are not the same number of steps in all runs.
+    """Draws loss, accuracy and images/s of runs over steps, or over epochs where these differ in their steps.
 
     Returns:
-      `picture`, or None where matplotlib is not installed or nothing was logged.
+      [picture], the PNG's path; [] where matplotlib is not installed or nothing was logged.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        return None
+        return []
     runs = [read_metrics(path) for path in output_paths]
     if not any(events[runlog.TRAIN] + events[runlog.EVAL] for events in runs):
-        return None
+        return []
     keys = ["loss"] + _accuracies(runs) + ["images_per_sec"]
     unit = "epoch" if _epochs_differ(runs) else "step"
     names = short_names(output_paths) if len(runs) > 1 else []
-    legend_rows = -(-(len(names) + 2) // _legend_columns(names)) if names else 0
+    legend_columns = max(1, min(len(names) + 2, 150 // (max(map(len, names + [""])) + 8)))
+    legend_rows = math.ceil((len(names) + 2) / legend_columns) if names else 0
     height_in = 3.8 + 0.22 * legend_rows
     figure = Figure(figsize=(4.35 * len(keys), height_in), dpi=100)
     FigureCanvasAgg(figure)
@@ -174,11 +158,11 @@ def draw_curves(output_paths, picture):
         _draw_curve(figure.add_subplot(1, len(keys), place), runs, key, unit)
     figure.tight_layout(rect=(0, 0.22 * legend_rows / height_in, 1, 1))
     if names:
-        _draw_legend(figure, names)
+        figure.legend(handles=_legend(names), loc="lower center", ncol=legend_columns, fontsize=8, frameon=False)
     temporary = "%s.tmp-%d.png" % (picture, os.getpid())
     figure.savefig(temporary)
     os.replace(temporary, picture)
-    return picture
+    return [picture]
 
 
 def _draw_curve(axes, runs, key, unit):
@@ -211,19 +195,14 @@ def _draw_curve(axes, runs, key, unit):
         axes.legend(fontsize=8)
 
 
-def _draw_legend(figure, names):
+def _legend(names):
     """Below all curves: a colour for each run, and what a line and dots mean."""
     from matplotlib.lines import Line2D
-    handles = [Line2D([], [], color=_colour(index, len(names)), linewidth=3, label=name)
-               for index, name in enumerate(names)]
-    handles += [Line2D([], [], color="black", alpha=0.6, linewidth=1.3, label="train"),
+    return [Line2D([], [], color=_colour(index, len(names)), linewidth=3, label=name)
+            for index, name in enumerate(names)] + [
+                Line2D([], [], color="black", alpha=0.6, linewidth=1.3, label="train"),
                 Line2D([], [], color="black", linestyle="--", marker="o", markersize=4, linewidth=1.3,
                        label="evaluation")]
-    figure.legend(handles=handles, loc="lower center", ncol=_legend_columns(names), fontsize=8, frameon=False)
-
-
-def _legend_columns(names):
-    return max(1, min(len(names) + 2, 150 // (max(map(len, names)) + 8)))
 
 
 def _colour(index, count):
@@ -253,12 +232,10 @@ def _rows(runs):
     rows = []
     for events in runs:
         run, done, evaluated = ((events[event] or [{}])[-1] for event in (runlog.RUN, runlog.DONE, runlog.EVAL))
-        minutes = "%.1f" % (done["wall_sec"] / 60) if "wall_sec" in done else "-"
-        rows.append([str(run.get("model", "?")), str(run.get("device", "?")),
-                     "%s x %s" % (run.get("batch_size", "?"), run.get("ranks", "?")),
-                     _figure(done, "images_per_sec", "%.1f")]
-                    + [_figure(evaluated, key, "%.4f") for key in _accuracies(runs)]
-                    + [minutes if done else "unfinished"])
+        minutes = "%.1f" % (done["wall_sec"] / 60) if "wall_sec" in done else "-" if done else "unfinished"
+        said = [str(run.get(key, "?")) for key in ("model", "device", "batch_size", "ranks")]
+        rows.append(said[:2] + ["%s x %s" % tuple(said[2:]), _figure(done, "images_per_sec", "%.1f")]
+                    + [_figure(evaluated, key, "%.4f") for key in _accuracies(runs)] + [minutes])
     return rows
 
 

@@ -7,14 +7,17 @@
 
 The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
 """
-import argparse
+import functools
 import os
 import pickle
 import sys
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections import namedtuple
+from pathlib import Path
+from typing import List, Tuple
 
 import numpy as np
 
+from common import flags
 from common.cifar10 import CIFAR10_FOLDER, CIFAR10_META_FILE, CIFAR10_TEST_FILE, CIFAR10_TRAIN_FILES
 from common.files import DataError, whole_folder
 
@@ -30,42 +33,34 @@ _CHUNK = 1000
 _MADE_BY = 'tools.sampledata'
 
 
-def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Returns float32 [n, 32, 32], below 0 inside; u points right and v down, in radii of the shape."""
+def _signed_distance(shape, u, v):
+    """Float32 [n, 32, 32], below 0 inside; u points right and v down, in radii of the shape."""
     radius, box = np.hypot(u, v), np.maximum(np.abs(u), np.abs(v))
-    if shape == 'disc':
-        return radius - 0.95
-    if shape == 'ring':
-        return np.abs(radius - 0.75) - 0.22
-    if shape == 'square':
-        return box - 0.85
-    if shape == 'frame':
-        return np.abs(box - 0.7) - 0.2
-    if shape == 'triangle':
-        return np.maximum(v - 0.7, 0.894 * np.abs(u) - 0.447 * (v + 1.0))
-    if shape == 'plus':
-        return np.maximum(np.minimum(np.abs(u), np.abs(v)) - 0.28, box - 0.95)
-    if shape == 'cross':
-        along, across = (u + v) * 0.7071, (u - v) * 0.7071
-        return np.maximum(np.minimum(np.abs(along), np.abs(across)) - 0.28, box - 0.85)
-    # The textures fill a square with two and a half periods.
-    waves = {'rows': np.sin(7.8 * v), 'columns': np.sin(7.8 * u), 'checks': np.sin(6.0 * u) * np.sin(6.0 * v)}
-    return np.maximum(-waves[shape] / 7.8, box - 0.95)
+    if shape in ('rows', 'columns', 'checks'):  # they fill a square with two and a half periods
+        waves = {'rows': np.sin(7.8 * v), 'columns': np.sin(7.8 * u), 'checks': np.sin(6.0 * u) * np.sin(6.0 * v)}
+        return np.maximum(-waves[shape] / 7.8, box - 0.95)
+    if shape in ('plus', 'cross'):
+        along, across = (u, v) if shape == 'plus' else ((u + v) * 0.7071, (u - v) * 0.7071)
+        bars = np.minimum(np.abs(along), np.abs(across)) - 0.28
+        return np.maximum(bars, box - (0.95 if shape == 'plus' else 0.85))
+    return {'disc': radius - 0.95, 'ring': np.abs(radius - 0.75) - 0.22, 'square': box - 0.85,
+            'frame': np.abs(box - 0.7) - 0.2,
+            'triangle': np.maximum(v - 0.7, 0.894 * np.abs(u) - 0.447 * (v + 1.0))}[shape]
 
 
-def _rgb_of_hue(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _rgb_of_hue(hue, saturation, value):
     """HSV in 0..1, each [n], to RGB float32 [n, 3] in 0..255."""
     sector = (hue[:, None] * 6 + np.array([0, 4, 2])) % 6
     full = np.clip(np.abs(sector - 3) - 1, 0, 1)  # [n, 3]
     return (255 * value[:, None] * (1 - saturation[:, None] * (1 - full))).astype(np.float32)
 
 
-def _draw_chunk(labels: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+def _draw_chunk(labels, rng):
     """Draws one image per label, int [n]; returns uint8 [n, 32, 32, 3]."""
     n = len(labels)
     y, x = np.mgrid[0:32, 0:32].astype(np.float32)  # [32, 32] each
 
-    def column(low: float, high: float) -> np.ndarray:
+    def column(low, high):
         return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
 
     # Background: a slope between two dull colours, plus a coarse pattern of 5 x 5 cells.
@@ -104,38 +99,37 @@ def _draw_chunk(labels: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def _draw_batch(count: int, rng: np.random.RandomState) -> Dict[bytes, Any]:
+def _draw_batch(count, rng, title):
+    """The content of a CIFAR-10 batch file."""
     labels = rng.permutation(np.arange(count) % len(SHAPES))
     data = np.empty((count, 3 * 32 * 32), np.uint8)
     for first in range(0, count, _CHUNK):
         images = _draw_chunk(labels[first:first + _CHUNK], rng)
         data[first:first + _CHUNK] = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     names = [('%s_s_%06d.png' % (SHAPES[label], row)).encode('ascii') for row, label in enumerate(labels)]
-    return {b'data': data, b'labels': labels.tolist(), b'filenames': names}
+    return {b'data': data, b'labels': labels.tolist(), b'filenames': names, b'batch_label': title}
 
 
-def _write_pickle(content: Dict[bytes, Any], path: str) -> None:
+def _write_pickle(content, path):
     with open(path, 'wb') as stream:
         pickle.dump(content, stream, protocol=2)
 
 
-def _write_cifar10(output: str, train: int, test: int, seed: int) -> None:
+def _write_cifar10(output, train, test, seed):
     folder = os.path.join(output, CIFAR10_FOLDER)
     os.mkdir(folder)
-    counts = [train // 5 + (index < train % 5) for index in range(5)] + [test]
-    for index, (name, count) in enumerate(zip(CIFAR10_TRAIN_FILES + (CIFAR10_TEST_FILE,), counts)):
-        batch = _draw_batch(count, np.random.RandomState([seed, index]))
-        batch[b'batch_label'] = (b'testing batch 1 of 1' if name == CIFAR10_TEST_FILE
-                                 else b'training batch %d of 5' % (index + 1))
-        _write_pickle(batch, os.path.join(folder, name))
-    meta = {b'num_cases_per_batch': counts[0], b'num_vis': 3 * 32 * 32,
+    files = [(name, train // 5 + (index < train % 5), b'training batch %d of 5' % (index + 1))
+             for index, name in enumerate(CIFAR10_TRAIN_FILES)] + [(CIFAR10_TEST_FILE, test, b'testing batch 1 of 1')]
+    for index, (name, count, title) in enumerate(files):
+        _write_pickle(_draw_batch(count, np.random.RandomState([seed, index]), title), os.path.join(folder, name))
+    meta = {b'num_cases_per_batch': files[0][1], b'num_vis': 3 * 32 * 32,
             b'label_names': [shape.encode('ascii') for shape in SHAPES]}
     _write_pickle(meta, os.path.join(folder, CIFAR10_META_FILE))
 
 
-def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
+def _write_imagenet(output, train, test, seed):
     from PIL import Image
-    for split, count, index in (('train', train, 0), ('val', test, 1)):
+    for index, (split, count) in enumerate((('train', train), ('val', test))):
         rng = np.random.RandomState([seed, index])
         labels = rng.permutation(np.arange(count) % len(SHAPES))
         for class_id in IMAGENET_CLASSES:
@@ -144,12 +138,12 @@ def _write_imagenet(output: str, train: int, test: int, seed: int) -> None:
         # Sizes and shapes vary as in the real set; a pixel of the drawing becomes three to five.
         sizes_px = rng.randint(96, 161, (count, 2)).tolist()
         for row, (pixels, label, size_px) in enumerate(zip(images, labels, sizes_px)):
-            name = '%s_%d.JPEG' % (IMAGENET_CLASSES[label], row)
-            image = Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC)
-            image.save(os.path.join(output, split, IMAGENET_CLASSES[label], name), 'JPEG', quality=90)
+            class_id = IMAGENET_CLASSES[label]
+            Image.fromarray(pixels).resize(size_px, Image.Resampling.BICUBIC).save(
+                os.path.join(output, split, class_id, '%s_%d.JPEG' % (class_id, row)), 'JPEG', quality=90)
 
 
-def _draw_scene(rng: np.random.RandomState) -> Tuple[np.ndarray, List[Tuple[int, bool, List[int]]]]:
+def _draw_scene(rng):
     """Draws one to four objects; returns uint8 [H, W, 3] RGB and for each (label, difficult, box).
 
     A box is xmin, ymin, xmax, ymax in pixels that count from 1, the last one included.
@@ -189,114 +183,87 @@ def _draw_scene(rng: np.random.RandomState) -> Tuple[np.ndarray, List[Tuple[int,
     return np.clip(image, 0, 255).astype(np.uint8), objects
 
 
-def _write_voc(output: str, train: int, test: int, seed: int) -> None:
+_OBJECT = ('\t<object>\n\t\t<name>%s</name>\n\t\t<difficult>%d</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>%d</xmin>\n'
+           '\t\t\t<ymin>%d</ymin>\n\t\t\t<xmax>%d</xmax>\n\t\t\t<ymax>%d</ymax>\n\t\t</bndbox>\n\t</object>\n')
+_ANNOTATION = ('<annotation>\n\t<filename>%s.jpg</filename>\n\t<size>\n\t\t<width>%d</width>\n\t\t<height>%d</height>\n'
+               '\t\t<depth>3</depth>\n\t</size>\n%s</annotation>\n')
+
+
+def _write_voc(output, train, test, seed):
     from PIL import Image
     year = os.path.join(output, 'VOCdevkit', 'VOC2007')
-    annotations, pictures, lists = (os.path.join(year, *names) for names in (
-        ('Annotations',), ('JPEGImages',), ('ImageSets', 'Main')))
-    for folder in (annotations, pictures, lists):
-        os.makedirs(folder)
+    for inside in ('Annotations', 'JPEGImages', os.path.join('ImageSets', 'Main')):
+        os.makedirs(os.path.join(year, inside))
     ids = ['%06d' % number for number in range(1, train + test + 1)]
     for number, image_id in enumerate(ids):
         image, objects = _draw_scene(np.random.RandomState([seed, number]))
-        Image.fromarray(image).save(os.path.join(pictures, image_id + '.jpg'), 'JPEG', quality=90)
-        lines = ['<annotation>', '\t<filename>%s.jpg</filename>' % image_id, '\t<size>',
-                 '\t\t<width>%d</width>' % image.shape[1], '\t\t<height>%d</height>' % image.shape[0],
-                 '\t\t<depth>3</depth>', '\t</size>']
-        for label, difficult, box in objects:
-            lines += ['\t<object>', '\t\t<name>%s</name>' % VOC_CLASSES[label],
-                      '\t\t<difficult>%d</difficult>' % difficult, '\t\t<bndbox>']
-            lines += ['\t\t\t<%s>%d</%s>' % (side, edge, side)
-                      for side, edge in zip(('xmin', 'ymin', 'xmax', 'ymax'), box)]
-            lines += ['\t\t</bndbox>', '\t</object>']
-        with open(os.path.join(annotations, image_id + '.xml'), 'w', encoding='utf-8') as stream:
-            stream.write('\n'.join(lines + ['</annotation>', '']))
+        Image.fromarray(image).save(os.path.join(year, 'JPEGImages', image_id + '.jpg'), 'JPEG', quality=90)
+        boxes = ''.join(_OBJECT % ((VOC_CLASSES[label], difficult) + tuple(box)) for label, difficult, box in objects)
+        Path(year, 'Annotations', image_id + '.xml').write_text(
+            _ANNOTATION % (image_id, image.shape[1], image.shape[0], boxes), encoding='utf-8')
     half = train // 2
     for name, chosen in (('train', ids[:half]), ('val', ids[half:train]), ('trainval', ids[:train]),
                          ('test', ids[train:])):
-        with open(os.path.join(lists, name + '.txt'), 'w', encoding='utf-8') as stream:
-            stream.write(''.join(image_id + '\n' for image_id in chosen))
+        Path(year, 'ImageSets', 'Main', name + '.txt').write_text(''.join(image_id + '\n' for image_id in chosen))
 
 
-def draw_cifar10(output: str, train: int = 2000, test: int = 500, seed: int = 0) -> bool:
-    """Draws ten classes of shapes and textures as OUTPUT/cifar-10-batches-py, in CIFAR-10's own file layout.
+# How a layout is written, what it shows and makes, its usual and its lowest numbers of images for training and test.
+_Layout = namedtuple('_Layout', 'write shows makes train test lowest')
+_LAYOUTS = {
+    'cifar10': _Layout(_write_cifar10, 'ten classes of 32x32 images', CIFAR10_FOLDER, 2000, 500, (5, 1)),
+    'imagenet': _Layout(_write_imagenet, 'ten class folders of JPEGs', 'train and val', 400, 100, (10, 10)),
+    'voc': _Layout(_write_voc, 'JPEGs of one to four objects with their boxes', 'VOCdevkit', 200, 50, (2, 1)),
+}
 
-    The folder appears whole or not at all. One that this function made is reused when the settings agree and
-    drawn anew when they do not; any other existing folder is left alone.
+
+def draw(layout, output, train=None, test=None, seed=0):
+    """Draws a small data set into a folder, which appears whole or not at all.
+
+    One that this function made is used again when the settings agree and drawn anew when they do not; any other
+    existing folder is left alone.
 
     Args:
-        output: str, the folder to make; its marker file is .whole.json.
-        train: int >= 5, images in data_batch_1 to data_batch_5 together, classes balanced within each.
-        test: int >= 1, images in test_batch.
-        seed: int >= 0; the same seed gives the same images.
-
+      layout: 'cifar10': ten classes of shapes and textures in CIFAR-10's own files, balanced in each; 'imagenet': the
+        same as JPEGs of 96 to 160 pixels a side in train/<class>/ and val/<class>/; 'voc': one to four of them in a
+        picture, with boxes, as VOCdevkit/VOC2007, by the names of VOC_CLASSES, one half of trainval in train, the other
+        in val, about one object in six small, faint and marked difficult.
+      train, test: numbers of images; None for the layout's.
+      seed: int >= 0; the same seed gives the same images.
     Returns:
-        bool, True when images were drawn, False when the folder was there already.
-
+      True when images were drawn, False when the folder was there already.
     Raises:
-        DataError: the folder holds something else, or it cannot be written.
+      DataError: a number is too low, the folder holds something else, or it cannot be written.
     """
-    return _draw(_write_cifar10, 'cifar10', output, train, test, seed, lowest=(5, 1))
-
-
-def draw_imagenet(output: str, train: int = 400, test: int = 100, seed: int = 0) -> bool:
-    """Draws the same ten classes as JPEGs of 96 to 160 pixels a side in OUTPUT/train/<class>/ and OUTPUT/val/<class>/.
-
-    Arguments, result and errors are those of `draw_cifar10`; each split has at least one image of each class.
-    """
-    return _draw(_write_imagenet, 'imagenet', output, train, test, seed, lowest=(10, 10))
-
-
-def draw_voc(output: str, train: int = 200, test: int = 50, seed: int = 0) -> bool:
-    """Draws one to four of the same ten shapes per picture, with their boxes, as OUTPUT/VOCdevkit/VOC2007.
-
-    The shapes go by the names of VOC_CLASSES. Training images are in trainval.txt, one half in train.txt, the other in
-    val.txt. About one object in six is small, faint and marked difficult. Arguments, result and errors are those of
-    `draw_cifar10`; train is at least 2.
-    """
-    return _draw(_write_voc, 'voc', output, train, test, seed, lowest=(2, 1))
-
-
-def _draw(write: Callable[[str, int, int, int], None], layout: str, output: str, train: int, test: int, seed: int,
-          lowest: Tuple[int, int]) -> bool:
-    for name, value, least in (('train', train, lowest[0]), ('test', test, lowest[1]), ('seed', seed, 0)):
-        if value < least:
-            raise DataError('--' + name, 'a number of at least %d' % least, str(value), 'give a larger one')
-    settings = {'layout': layout, 'version': _DRAWING_VERSION, 'train': train, 'test': test, 'seed': seed}
+    rules = _LAYOUTS[layout]
+    settings = {'layout': layout, 'version': _DRAWING_VERSION, 'train': rules.train if train is None else train,
+                'test': rules.test if test is None else test, 'seed': seed}
+    for name, least in zip(('train', 'test', 'seed'), rules.lowest + (0,)):
+        if settings[name] < least:
+            raise DataError('--' + name, 'a number of at least %d' % least, settings[name], 'give a larger one')
     with whole_folder(output, settings, _MADE_BY) as fresh:
         if fresh:
-            write(fresh, train, test, seed)
+            rules.write(fresh, settings['train'], settings['test'], seed)
     return fresh is not None
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    """Runs the command line.
+draw_cifar10, draw_imagenet, draw_voc = (functools.partial(draw, layout) for layout in _LAYOUTS)
 
-    Args:
-        argv: list of str, the arguments; None takes the process's own.
 
-    Returns:
-        int, the exit code: 0, or 1 when the folder cannot be made (the reason goes to stderr).
-    """
-    parser = argparse.ArgumentParser(prog='python -m tools.sampledata', allow_abbrev=False,
-                                     description='Draws small, learnable sample data.')
-    layouts = parser.add_subparsers(dest='layout', metavar='LAYOUT')
+def main(argv=None):
+    """Runs the command line; returns the exit code."""
+    parser = flags.Parser(prog='python -m tools.sampledata', description='Draws small, learnable sample data.')
+    layouts = parser.add_subparsers(dest='layout', metavar='LAYOUT', parser_class=flags.Parser)
     layouts.required = True
-    for layout, said, gets, train, test in (
-            ('cifar10', 'ten classes of 32x32 images', 'cifar-10-batches-py', 2000, 500),
-            ('imagenet', 'ten class folders of JPEGs', 'train and val', 400, 100),
-            ('voc', 'JPEGs of one to four objects with their boxes', 'VOCdevkit', 200, 50)):
-        one = layouts.add_parser(layout, allow_abbrev=False, help=said,
-                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        one.add_argument('--output', required=True, metavar='DIR', help='folder to make; it gets ' + gets)
-        one.add_argument('--train', type=int, default=train, metavar='N', help='training images')
-        one.add_argument('--test', type=int, default=test, metavar='N', help='test images')
-        one.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
-    args = parser.parse_args(argv)
-    draw = {'cifar10': draw_cifar10, 'imagenet': draw_imagenet, 'voc': draw_voc}[args.layout]
+    for name, rules in _LAYOUTS.items():
+        command = layouts.add_parser(name, help=rules.shows)
+        command.add_argument('--output', required=True, metavar='DIR', help='folder to make; it gets ' + rules.makes)
+        command.add_argument('--train', type=int, default=rules.train, metavar='N', help='training images')
+        command.add_argument('--test', type=int, default=rules.test, metavar='N', help='test images')
+        command.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the drawing')
+    parsed = parser.parse_args(argv)
     try:
-        if draw(args.output, args.train, args.test, args.seed):
-            print('Drew %d training and %d test images in %s' % (args.train, args.test, args.output))
+        if draw(**vars(parsed)):
+            print('Drew %d training and %d test images in %s' % (parsed.train, parsed.test, parsed.output))
     except DataError as error:
         print(error, file=sys.stderr)
         return 1

@@ -199,7 +199,8 @@ def test_the_end_of_a_log_is_shown_without_chatter(tmp_path, capsys):
     ended = threading.Event()
     ended.set()
     with open(str(tmp_path / 'log'), 'rb') as log:
-        launch._follow(log.fileno(), 4, ended)
+        log.seek(4)
+        launch._follow(log, ended)
     assert capsys.readouterr().out == 'new\ufffd\nno newline\n'
 
 

@@ -243,7 +243,7 @@ def ready_to_train(machine, train_exit=0, folder='CSPNet_ID0840_for_TensorFlow')
     for package in ('common', 'tools'):
         shutil.copytree(os.path.join(ROOT, package), str(machine.root / package),
                         ignore=lambda folder, names: [n for n in names if n not in (
-                            '__init__.py', 'cifar10.py', 'files.py', 'sampledata.py')])
+                            '__init__.py', 'cifar10.py', 'files.py', 'flags.py', 'ranks.py', 'sampledata.py')])
     (machine.root / 'tools' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
     write_script(machine.root / folder / 'test' / 'train_full_1p.sh',
                  '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
@@ -300,6 +300,15 @@ def test_quickstart_hands_its_arguments_and_the_exit_code_through(ready_machine)
     assert not (ready_machine.root / '.drawn').exists()
     relative = ready_machine('quickstart.sh', '--data_path', 'here')
     assert 'trained --data_path=%s/here\n' % ready_machine.root in relative.stdout
+
+
+def test_scripts_keep_their_line_ends_in_every_checkout():
+    """Also where core.autocrlf is on, as on Windows: a carriage return ends a script at its first line."""
+    names = [os.path.relpath(path, ROOT) for path in SCRIPTS] + ['quickstart.sh', '.ci/run', 'launcher/run.sh']
+    said = subprocess.run(['git', 'check-attr', 'eol', '--'] + names, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if said.returncode:
+        pytest.skip('this is no git checkout')
+    assert [line.split(': ')[-1] for line in said.stdout.splitlines()] == ['lf'] * len(names)
 
 
 SCRIPTS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', '*.sh')) + glob.glob(os.path.join(ROOT, '*', 'run_1p.sh')))
