@@ -9,6 +9,7 @@ export/saved_model of a run folder serves: uint8 images [N, H, W, 3] -> scores a
 """
 import os
 import warnings
+import zipfile
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from common.graph_files import check_variables
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
 _HDF5_OVERHEAD_BYTES = 1000000
+_ANOTHER = "give export/saved_model, export/model.h5 or a checkpoint of a run folder"
 
 
 def save(prefix, network, optimizer):
@@ -52,16 +54,33 @@ def restore_optimizer(prefix, optimizer):
     """Gives an optimizer, built for its network, the state of a checkpoint.
 
     Raises:
-      DataError: the file is of another optimizer.
+      DataError: the file cannot be read, or is of another optimizer.
     """
     path, variables = prefix + ".optimizer.npz", optimizer_variables(optimizer)
-    with np.load(path, allow_pickle=False) as stored:
-        values = [stored["arr_%d" % index] for index in range(len(stored.files))]
-    if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
-        raise DataError(path, "the %d variables of %s" % (len(variables), type(optimizer).__name__),
-                        "%d, or other shapes" % len(values), "continue with the flags of the run that wrote it")
+    expected = [variable.numpy() for variable in variables]
+    try:
+        with zipfile.ZipFile(path) as packed:
+            count, unpacked_bytes = len(packed.namelist()), sum(member.file_size for member in packed.infolist())
+        plausible = count == len(expected) and unpacked_bytes < sum(array.nbytes + 1000 for array in expected)
+        with np.load(path, allow_pickle=False) as stored:
+            values = [stored["arr_%d" % index] for index in range(count)] if plausible else []
+    except Exception as error:  # numpy and zipfile raise OSError, ValueError, KeyError and others
+        raise DataError(path, "the state of an optimizer", _reason(path, error), _ANOTHER) from error
+    if [(value.shape, value.dtype.kind) for value in values] != [(array.shape, array.dtype.kind) for array in expected]:
+        raise DataError(path, "the %d variables of %s" % (len(expected), type(optimizer).__name__),
+                        "%d, or other shapes" % count, "continue with the flags of the run that wrote it")
     for variable, value in zip(variables, values):
         variable.assign(value)
+
+
+def _reason(path, error):
+    """Why a file could not be read, in a line."""
+    if not os.path.exists(path):
+        return "no such file"
+    with open(path, "rb") as file:
+        if file.read(20) == b"version https://git-":
+            return "a pointer of Git LFS to the file, which `git lfs pull` fetches"
+    return "%s: %.150s" % (type(error).__name__, str(error).strip().split("\n")[0].rstrip(":"))
 
 
 def optimizer_variables(optimizer):
@@ -90,28 +109,29 @@ def load_weights(network, path):
       DataError: the file cannot be read, or is of another network.
     """
     import h5py
-    found = {}
+    datasets, variables = {}, network_variables(network)
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            datasets["/".join(name.split(":")[0].split("/")[-2:])] = item
+
     try:
         with h5py.File(path, "r") as file:
             layers_by_class = "layers" in file  # Keras 3's *.weights.h5
-            file.visititems(lambda name, item: found.update({"/".join(name.split(":")[0].split("/")[-2:]): item[()]})
-                            if isinstance(item, h5py.Dataset) else None)
-    except OSError as error:
-        raise DataError(path, "an hdf5 file of weights", str(error), "give another one") from error
-    if layers_by_class:
-        try:
+            if not layers_by_class:
+                file.visititems(collect)
+                check_variables({name: list(item.shape) for name, item in datasets.items()},
+                                {name: list(item.shape) for name, item in variables.items()}, path)
+                for name, variable in variables.items():
+                    variable.assign(datasets[name][()])
+        if layers_by_class:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # one for each layer that is not found
                 network.load_weights(path)
-        except Exception as error:  # Keras raises ValueError, KeyError and others
-            raise DataError(path, "weights of %s that this Keras can read" % network.name,
-                            str(error).strip().split("\n")[0], "give the model.h5 beside it, or another one") from error
-        return
-    variables = network_variables(network)
-    check_variables({name: list(value.shape) for name, value in found.items()},
-                               {name: list(variable.shape) for name, variable in variables.items()}, path)
-    for name, variable in variables.items():
-        variable.assign(found[name])
+    except DataError:
+        raise
+    except Exception as error:  # h5py and Keras raise OSError, KeyError, RuntimeError and others
+        raise DataError(path, "hdf5 weights of %s" % network.name, _reason(path, error), _ANOTHER) from error
 
 
 def export(tf, folder, network):
@@ -142,23 +162,36 @@ def find_scores(tf, path, make_network, make_score_function):
     Raises:
       DataError: nothing is there, or it is of another network.
     """
+    path, state, network = os.path.expanduser(path), {}, make_network()
     if os.path.exists(os.path.join(path, "saved_model.pb")):
-        try:
-            loaded = tf.saved_model.load(path)
-            serve = loaded.signatures["serving_default"]
-        except Exception as error:  # TensorFlow raises OSError, KeyError, its own and others
-            raise DataError(path, "a SavedModel with serving_default", str(error).split("\n")[0],
-                            "give export/saved_model of a run folder") from error
-
-        def scores(images, _loaded=loaded):  # the signature lives as long as its module
-            return serve(**{INPUTS: tf.constant(images)})[OUTPUTS[0]].numpy()
-        return scores, path, 0
-    state = {}
+        return _served_scores(tf, path, network), path, 0
     if os.path.exists(path + ".h5"):
         path += ".h5"
     elif not path.endswith((".h5", ".hdf5")):
+        if os.path.isfile(path):
+            raise DataError(path, "an .h5 file or a folder", "another file", _ANOTHER)
         prefix, state = checkpoint.find_checkpoint(path)
         path = prefix + ".h5"
-    network = make_network()
     load_weights(network, path)
     return make_score_function(network), path, state.get("step", 0)
+
+
+def _served_scores(tf, path, network):
+    def described(*sides):
+        return " -> ".join(", ".join("%s %s %s" % (name, tensor.dtype.name, tensor.shape)
+                                     for name, tensor in sorted(side.items())) for side in sides)
+
+    scores = tf.TensorSpec([None] + list(network.output_shape[1:]))
+    expected = described({INPUTS: tf.TensorSpec([None] + list(network.input_shape[1:]), tf.uint8)},
+                         dict.fromkeys(OUTPUTS, scores))
+    try:
+        loaded = tf.saved_model.load(path)
+        serve = loaded.signatures["serving_default"]
+        offered = described(serve.structured_input_signature[1], serve.structured_outputs)
+    except Exception as error:  # TensorFlow raises OSError, KeyError, its own and others
+        raise DataError(path, "a SavedModel with serving_default",
+                        _reason(os.path.join(path, "saved_model.pb"), error), _ANOTHER) from error
+    if offered != expected:
+        raise DataError(path, "a SavedModel that serves " + expected, offered, _ANOTHER)
+    # The signature lives as long as its module, so that is held as well.
+    return lambda images, _module=loaded: serve(**{INPUTS: tf.constant(images)})[OUTPUTS[0]].numpy()
