@@ -33,6 +33,7 @@ from images import BadImage, usable_jpeg  # noqa: E402
 MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
 TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"
 MADE_BY = "ShufflenetV2 create_tfrecords.py"
+_MANIFEST_KINDS = {"images": int, "num_classes": int, "classes": list, "shards": list}
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
 
 _counter = None  # of images done, shared with the worker processes
@@ -155,13 +156,17 @@ def read_boxes(path):
     """boxes.npy -> {row of the metadata file: float [n, 4] of xmin, ymin, xmax, ymax}."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax", str(error).split(".")[0],
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax",
+                        getattr(error, "strerror", None) or str(error).split(".")[0],
                         "write it with explore_imagenet.py; pickles are not read here") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 5 or array.dtype.kind != "f":
         raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax", "%s %s" % (
             getattr(array, "dtype", "?"), list(getattr(array, "shape", []))), "write it with explore_imagenet.py")
-    xmin, ymin, xmax, ymax = array[:, 1:].T
+    number, xmin, ymin, xmax, ymax = array.T
+    if not ((number >= 0) & (number < 2**31) & (number == np.floor(number))).all():
+        raise DataError(path, "rows of the metadata file in the first column", "other numbers",
+                        "write it with explore_imagenet.py")
     wrong = ~((0 <= xmin) & (xmin < xmax) & (xmax <= 1) & (0 <= ymin) & (ymin < ymax) & (ymax <= 1))
     if wrong.any():
         raise DataError(path, "0 <= min < max <= 1", "%s in row %d" % (array[wrong][0, 1:].tolist(), wrong.argmax()),
@@ -177,19 +182,20 @@ def read_metadata(path, classes, boxes=None):
     label_of = {name: label for label, name in enumerate(classes)}
     rows = []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
             if not {"path", "wordnet_id"} <= set(table.fieldnames or []):
                 raise DataError(path, "a table with the columns path and wordnet_id", str(table.fieldnames),
                                 "write it with explore_imagenet.py")
             for number, row in enumerate(table):
-                if row["wordnet_id"] not in label_of:
+                if not row["path"] or row["wordnet_id"] not in label_of:
                     raise DataError("%s, line %d" % (path, number + 2),
-                                    "one of the %d classes of --labels" % len(classes), repr(row["wordnet_id"]),
+                                    "a path and one of the %d classes of --labels" % len(classes),
+                                    "%r, %r" % (row["path"], row["wordnet_id"]),
                                     "use the integer_encoding.json of the same exploration")
                 of_row = None if boxes is None else np.array(boxes.get(number, []), np.float32).reshape(-1, 4)
                 rows.append((row["path"], label_of[row["wordnet_id"]], of_row))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(path, "a table of images", getattr(error, "strerror", None) or str(error),
                         "write it with explore_imagenet.py") from error
     if not rows:
@@ -203,7 +209,15 @@ def read_metadata(path, classes, boxes=None):
 def read_manifest(folder):
     """manifest.json of a folder of shards; None when this program did not write one."""
     manifest = read_json(os.path.join(folder, MANIFEST_FILE))
-    return manifest if isinstance(manifest, dict) and manifest.get("made_by") == MADE_BY else None
+    if not isinstance(manifest, dict) or manifest.get("made_by") != MADE_BY:
+        return None
+    whole = all(isinstance(manifest.get(key), kind) for key, kind in _MANIFEST_KINDS.items()) and all(
+        isinstance(shard, dict) and isinstance(shard.get("name"), str) and isinstance(shard.get("bytes"), int)
+        for shard in manifest["shards"])
+    if not whole:
+        raise DataError(os.path.join(folder, MANIFEST_FILE), "what create_tfrecords.py writes", "something else",
+                        "copy the folder again, or write it anew")
+    return manifest
 
 
 def _run(tasks, workers, bar):

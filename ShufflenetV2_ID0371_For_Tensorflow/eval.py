@@ -137,8 +137,8 @@ def predict(parsed, prefix, state):
     import images
     import input_pipeline
     import records
-    if not parsed.images:
-        raise DataError("--mode=predict", "image files", "none", "give their paths")
+    if not any(os.path.isfile(path) for path in parsed.images):
+        raise DataError("--mode=predict", "image files", ", ".join(parsed.images) or "none", "give their paths")
     names = class_names(parsed, state.get("classes"))
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)

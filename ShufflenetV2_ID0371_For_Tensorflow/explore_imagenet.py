@@ -4,8 +4,9 @@
 
     python explore_imagenet.py --data_dir=DIR --output=TABLES
 
-DIR holds train/<class id>/*.JPEG; val/ with the same class folders, or flat with a ground-truth file; and, if there are
-any, bounding boxes in annotations/**/*.xml. TABLES gets training_metadata.csv, validation_metadata.csv,
+DIR holds train/<class id>/*.JPEG; val/ (or valid/, validation/) with the same class folders, or flat with a
+ground-truth file; and, if there are any, bounding boxes in annotations/**/*.xml. Tiny-ImageNet, with images/ inside
+these folders and val_annotations.txt, is read as it comes. TABLES gets training_metadata.csv, validation_metadata.csv,
 integer_encoding.json, boxes.npy and bad_files.csv.
 """
 import csv
@@ -20,13 +21,18 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
-from common.files import DataError, prepare_output_dir, read_json, write_text  # noqa: E402
-from images import IMAGE_ENDINGS, BadImage, check_header  # noqa: E402
+from common.files import DataError, prepare_output_dir, read_json, walk, write_text  # noqa: E402
+from images import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
 
 TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"
 ENCODING_FILE, BOXES_FILE, BAD_FILE = "integer_encoding.json", "boxes.npy", "bad_files.csv"
 _ANNOTATION_FOLDERS = ("annotations", "Annotations", "Annotation", "bbox", "bboxes")
-_GROUND_TRUTH = re.compile(r"ground.?truth|val.*(labels|solution|synset)", re.IGNORECASE)
+_VALIDATION_FOLDERS = ("val", "valid", "validation")
+_NESTED = "images"  # Tiny-ImageNet's folder of images
+# EXIF orientations that swap the sides: a point of the stored image -> of the upright one, both in 0..1.
+_TURNED = {5: lambda x, y: (y, x), 6: lambda x, y: (1 - y, x),
+           7: lambda x, y: (1 - y, 1 - x), 8: lambda x, y: (y, 1 - x)}
+_GROUND_TRUTH = re.compile(r"(ground.?truth|val.*(labels|solution|synset|annotation)).*\.(txt|csv)$", re.IGNORECASE)
 
 
 def parse_args(argv=None):
@@ -58,11 +64,8 @@ def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=N
     training = class_folders(os.path.join(data_dir, "train"), bad)
     validation = validation_images(data_dir, val_ground_truth, synsets, bad)
     encoding = class_labels(training, validation, labels)
-    boxes = []
-    if annotations or any(os.path.isdir(os.path.join(data_dir, name)) for name in _ANNOTATION_FOLDERS):
-        annotations = annotations or next(os.path.join(data_dir, name) for name in _ANNOTATION_FOLDERS
-                                          if os.path.isdir(os.path.join(data_dir, name)))
-        boxes = find_boxes(annotations, training, bad)
+    places = [annotations] if annotations else _annotation_folders(data_dir)
+    boxes = find_boxes(places[0], training, bad) if places else []
     output = prepare_output_dir(output)
     for name, rows in ((TRAINING_FILE, training), (VALIDATION_FILE, validation)):
         _write_table(os.path.join(output, name), ("path", "wordnet_id", "just_name"),
@@ -72,6 +75,13 @@ def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=N
     _write_table(os.path.join(output, BAD_FILE), ("path", "reason", "action"), bad)
     return {"classes": len(encoding), "training": len(training), "validation": len(validation), "boxes": len(boxes),
             "bad_files": len(bad)}
+
+
+def sources(data_dir):
+    """The files and folders that explore() reads of an image folder, there or not."""
+    names = ("train",) + _VALIDATION_FOLDERS + _ANNOTATION_FOLDERS
+    names += tuple(name for name in sorted(os.listdir(data_dir)) if _GROUND_TRUTH.search(name))
+    return [os.path.join(data_dir, name) for name in names]
 
 
 def just_name(path):
@@ -84,31 +94,52 @@ def class_folders(folder, bad):
     if not os.path.isdir(folder):
         raise DataError(folder, "a folder with one folder of images for each class", "no such folder",
                         "give --data_dir=DIR with DIR/train/<class id>/*.JPEG")
-    names = sorted(name for name in os.listdir(folder)
-                   if os.path.isdir(os.path.join(folder, name)) and not name.startswith("."))
-    if not names:
+    classes = _subfolders(folder)
+    if not classes:
         raise DataError(folder, "one folder of images for each class", "no folders", "unpack the images of the classes")
-    found = []
-    for name in names:
-        of_class = [(path, name) for path in _images(os.path.join(folder, name), bad)]
+    rows = []
+    for class_id in classes:
+        place = os.path.join(folder, class_id)
+        if _subfolders(place) == [_NESTED]:
+            place = os.path.join(place, _NESTED)
+        of_class = [(path, class_id) for path in _images(place, bad)]
         if not of_class:
-            raise DataError(os.path.join(folder, name), "at least one image of this class", "none that can be used",
+            raise DataError(place, "at least one image of this class", "none that can be used",
                             "unpack it again, or remove the folder")
-        found += of_class
-    return found
+        rows += of_class
+    return rows
+
+
+def validation_folder(data_dir):
+    """The folder of validation images, or None."""
+    places = [os.path.join(data_dir, name) for name in _VALIDATION_FOLDERS]
+    return next((place for place in places if os.path.isdir(place)), None)
 
 
 def validation_images(data_dir, val_ground_truth, synsets, bad):
     """Images of val/: list of (path, class id). Without a val/ folder: []."""
-    folder = os.path.join(data_dir, "val")
-    if not os.path.isdir(folder):
+    folder = validation_folder(data_dir)
+    if not folder:
         return []
-    if any(os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder)):
+    inside = _subfolders(folder)
+    if inside and inside != [_NESTED]:
         return class_folders(folder, bad)
     truth = val_ground_truth or _find_ground_truth(data_dir, folder)
+    if inside:
+        folder = os.path.join(folder, _NESTED)
     names = sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_ENDINGS))
     class_of = read_ground_truth(truth, names, synsets)
     return [(path, class_of[os.path.basename(path)]) for path in _images(folder, bad)]
+
+
+def _subfolders(folder):
+    return sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))
+                  and not name.startswith(".") and name != "__MACOSX")
+
+
+def _annotation_folders(data_dir):
+    places = [os.path.join(data_dir, name) for name in _ANNOTATION_FOLDERS]
+    return [place for place in places if os.path.isdir(place)]
 
 
 def read_ground_truth(path, names, synsets=None):
@@ -120,8 +151,7 @@ def read_ground_truth(path, names, synsets=None):
       names: file names in sorted order.
       synsets: file whose line N begins with the class id number N; needed for numbers.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [re.split(r"[\s,]+", line.strip()) for line in file if line.strip()]
+    lines = [re.split(r"[\s,]+", line) for line in _read_lines(path)]
     if lines and lines[0][0].lower() in ("imageid", "image", "filename", "path"):
         lines = lines[1:]
     if lines and len(lines[0]) > 1:
@@ -140,8 +170,7 @@ def read_ground_truth(path, names, synsets=None):
         if not synsets:
             raise DataError(path, "class ids, or --synsets=FILE that says which number is which class", "numbers alone",
                             "give --synsets=FILE, its line N beginning with the class id of number N")
-        with open(synsets, encoding="utf-8", errors="replace") as file:
-            ids = [line.split()[0] for line in file if line.strip()]
+        ids = [line.split()[0] for line in _read_lines(synsets)]
         out = [number for number in chosen if not 1 <= int(number) <= len(ids)]
         if out:
             raise DataError(path, "numbers in 1..%d, as %s has lines" % (len(ids), synsets), out[0],
@@ -150,19 +179,49 @@ def read_ground_truth(path, names, synsets=None):
     return dict(zip(names, chosen))
 
 
+def _read_lines(path):
+    """The lines of a text file that hold something, in UTF-8 or, with its mark, UTF-16."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise DataError(path, "a text file", error.strerror or str(error), "correct the path") from error
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    lines = [line.strip() for line in content.decode(encoding, "replace").splitlines()]
+    return [line for line in lines if line]
+
+
 def class_labels(training, validation, labels=None):
-    """{class id: label}: of the given file, else the class ids in sorted order."""
-    ids = sorted({class_id for _, class_id in training + validation})
+    """{class id: label}: of the given file, else the class ids in sorted order.
+
+    Raises:
+      DataError: a class has no label, or validation has one that training lacks: it would never be learnt, and all
+        labels after it would be others than those of the training images alone.
+    """
+    ids = sorted({class_id for _, class_id in training})
+    of_validation = sorted({class_id for _, class_id in validation})
     if labels:
         encoding = read_json(labels)
-        missing = [class_id for class_id in ids if class_id not in (encoding or {})]
+        if not isinstance(encoding, dict):
+            raise DataError(labels, "a JSON object {class id: integer}",
+                            "something else" if os.path.exists(labels) else "no file", "correct the path")
+        missing = [class_id for class_id in ids + of_validation if class_id not in encoding]
         if missing:
             raise DataError(labels, "a label for each class of the images", "none for %s" % missing[0],
                             "give the file that fits, or leave --labels out")
         return encoding
     if len(ids) < 2:
         raise DataError("train/", "at least two classes", "%d" % len(ids), "add the folders of the other classes")
+    foreign = [(path, class_id) for path, class_id in validation if class_id not in ids]
+    if foreign:
+        raise DataError(foreign[0][0], "an image of a class of training (%s)" % _shown(ids),
+                        "one of %s" % _shown(sorted({class_id for _, class_id in foreign})),
+                        "name the folders of val/ as those of train/, or give a ground-truth file for one folder")
     return {class_id: label for label, class_id in enumerate(ids)}
+
+
+def _shown(names):
+    return ", ".join(names[:4] + ["... (%d)" % len(names)] * (len(names) > 4))
 
 
 def find_boxes(annotations, training, bad):
@@ -172,29 +231,43 @@ def find_boxes(annotations, training, bad):
     except ImportError:
         raise DataError(annotations, "the package defusedxml to read it", "not installed",
                         "pip install defusedxml") from None
+    if not os.path.isdir(annotations):
+        raise DataError(annotations, "a folder with bounding-box XMLs", "no such folder", "correct the path")
     row_of = {just_name(path): (row, class_id) for row, (path, class_id) in enumerate(training)}
     boxes = []
-    for folder, _, names in sorted(os.walk(annotations)):
-        for name in sorted(names):
+    for folder, names in walk(annotations):
+        for name in names:
             if not name.endswith(".xml") or just_name(name) not in row_of:
                 continue
             path = os.path.join(folder, name)
             row, class_id = row_of[just_name(name)]
             try:
-                found = read_boxes(ElementTree.parse(path).getroot(), class_id)
-            except (ElementTree.ParseError, DefusedXmlException, AttributeError, TypeError, ValueError) as error:
-                bad.append((path, "no annotation that can be read: %s" % (" ".join(str(error).split()) or
-                                                                          type(error).__name__), "left out"))
-                continue
-            boxes += [(row,) + box for box in found]
+                root = ElementTree.parse(path).getroot()
+                boxes += [(row,) + box for box in read_boxes(root, class_id, *stored_size(training[row][0]))]
+            except (ElementTree.ParseError, DefusedXmlException, AttributeError, TypeError, ValueError,
+                    LookupError) as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                bad.append((path, "no annotation that can be read: %s" % reason, "left out"))
     return boxes
 
 
-def read_boxes(root, class_id):
-    """The boxes of one class in an annotation: list of (xmin, ymin, xmax, ymax) in 0..1, min < max."""
+def read_boxes(root, class_id, stored_size_px, orientation):
+    """The boxes of one class in an annotation.
+
+    Args:
+      root: element of its XML.
+      class_id: str.
+      stored_size_px, orientation: (width, height) of the image as it is stored, and its EXIF orientation.
+    Returns:
+      list of (xmin, ymin, xmax, ymax) in 0..1, min < max, of the upright image.
+    Raises:
+      ValueError, AttributeError, TypeError: a part is missing, or is no number.
+    """
     width_px, height_px = (float(root.find("size").find(side).text) for side in ("width", "height"))
-    if not (width_px > 0 and height_px > 0):
-        raise ValueError("a size of %g x %g" % (width_px, height_px))
+    drawn_as_stored = (width_px, height_px) == stored_size_px  # otherwise on the upright image
+    turn = _TURNED.get(orientation) if drawn_as_stored and width_px != height_px else None
+    if not (width_px > 0 and height_px > 0):  # some tools write 0 x 0
+        width_px, height_px = stored_size_px[::-1] if orientation in _TURNED else stored_size_px
     boxes = []
     for item in root.iter("object"):
         if item.find("name").text != class_id:
@@ -202,6 +275,8 @@ def read_boxes(root, class_id):
         x = sorted(float(item.find("bndbox").find(side).text) / width_px for side in ("xmin", "xmax"))
         y = sorted(float(item.find("bndbox").find(side).text) / height_px for side in ("ymin", "ymax"))
         xmin, xmax, ymin, ymax = (min(max(value, 0.0), 1.0) for value in x + y)
+        if turn:
+            (xmin, xmax), (ymin, ymax) = map(sorted, zip(turn(xmin, ymin), turn(xmax, ymax)))
         if xmin < xmax and ymin < ymax:
             boxes.append((xmin, ymin, xmax, ymax))
     return boxes
@@ -232,7 +307,7 @@ def _images(folder, bad):
 def _find_ground_truth(data_dir, folder):
     for place in (folder, data_dir):
         for name in sorted(os.listdir(place)):
-            if _GROUND_TRUTH.search(name) and name.lower().endswith((".txt", ".csv")):
+            if _GROUND_TRUTH.search(name):
                 return os.path.join(place, name)
     raise DataError(folder, "class folders, or images and a ground-truth file", "images without one",
                     "give --val_ground_truth=FILE")

@@ -73,6 +73,13 @@ def check_header(path):
         raise BadImage(_reason(error)) from None
 
 
+def stored_size(path):
+    """((width_px, height_px) of an image file as it is stored, its EXIF orientation)."""
+    from PIL import Image
+    with Image.open(path) as image:
+        return image.size, orientation(image)
+
+
 def orientation(image):
     """EXIF orientation of an opened image, 1 (upright) to 8; of one that has none, or a damaged EXIF, 1."""
     try:

@@ -5,7 +5,7 @@ What an epoch shows in which order and how each image is cut are functions of (s
 step takes up there, without reading what came before. Every rank gets other images of the same epoch.
 """
 import collections
-import glob
+import operator
 import os
 
 import numpy as np
@@ -20,6 +20,8 @@ ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a training crop (Szegedy et a
 ATTEMPTS = 10  # crops drawn for an image until one fits
 BOX_COVERED = 0.5  # of some box, where an image has boxes
 _OPEN_FILES = 200
+_JPEG = b"\xff\xd8"
+_AGAIN = "copy the folder again, or write it anew with create_tfrecords.py"
 _GREY = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 Item = collections.namedtuple("Item", "image label boxes size_px")  # bytes, int, float [n, 4], (height, width)
@@ -29,7 +31,7 @@ class Shards:
     """The records of one folder.
 
     Args:
-      folder: path with *.tfrecords, ours (with manifest.json) or of the published create_tfrecords.py.
+      folder: path with shards, ours (with manifest.json) or of the published create_tfrecords.py.
       num_classes: labels are 0 .. num_classes - 1.
       max_bad_records: damaged records to pass over before the run is stopped.
     Attributes:
@@ -38,7 +40,8 @@ class Shards:
       bad: {number of a record: what is wrong with it}, of those met so far.
       error: DataError that a reading thread met, or None.
     Raises:
-      DataError: there are no shards, one is missing or has another size, or they are of another number of classes.
+      DataError: there are no shards, one is missing or has another size, they are of another number of classes or hold
+        other features.
     """
 
     def __init__(self, folder, num_classes, max_bad_records=0):
@@ -50,27 +53,37 @@ class Shards:
         if manifest:
             self._paths = [os.path.join(folder, shard["name"]) for shard in manifest["shards"]]
             self._check_manifest(manifest)
-            index = np.load(os.path.join(folder, INDEX_FILE), allow_pickle=False)
-            self._shard, self._offset, self._length, labels = index.T
+            self._shard, self._offset, self._length, labels = self._read_index(manifest).T
             self._check_labels(labels)
         else:
-            self._paths = sorted(glob.glob(os.path.join(folder, "*.tfrecords")))
+            self._paths = records.shard_files(folder)
             if not self._paths:
                 raise DataError(folder, "*.tfrecords", "none", "make them with create_tfrecords.py")
             self._scan()
+            self._check_features()
 
     def _check_manifest(self, manifest):
-        again = "copy the folder again, or write it anew with create_tfrecords.py"
         for path, shard in zip(self._paths, manifest["shards"]):
             size = os.path.getsize(path) if os.path.isfile(path) else None
             if size != shard["bytes"]:
                 raise DataError(path, "a shard of %d bytes" % shard["bytes"],
-                                "none" if size is None else "%d bytes" % size, again)
-        if not os.path.isfile(os.path.join(self.folder, INDEX_FILE)):
-            raise DataError(os.path.join(self.folder, INDEX_FILE), "the index of the shards", "none", again)
+                                "none" if size is None else "%d bytes" % size, _AGAIN)
         if manifest["num_classes"] != self.num_classes:
             raise DataError("--num_classes", "%d, as in %s" % (manifest["num_classes"], self.folder), self.num_classes,
                             "give --num_classes=%d, or other shards" % manifest["num_classes"])
+
+    def _read_index(self, manifest):
+        path = os.path.join(self.folder, INDEX_FILE)
+        try:
+            index = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(path, "the index of the shards", getattr(error, "strerror", None) or "a damaged file",
+                            _AGAIN) from error
+        if (not isinstance(index, np.ndarray) or index.shape != (manifest["images"], 4) or index.dtype != np.int64
+                or not ((index[:, 0] >= 0) & (index[:, 0] < len(self._paths))).all()):
+            raise DataError(path, "the index of %d records in %d shards" % (manifest["images"], len(self._paths)),
+                            "another one", _AGAIN)
+        return index
 
     def _check_labels(self, labels):
         wrong = (labels < 0) | (labels >= self.num_classes)
@@ -93,6 +106,21 @@ class Shards:
             raise DataError(self.folder, "records in its %d shards" % len(self._paths), "none",
                             "make them with create_tfrecords.py")
 
+    def _check_features(self):
+        """Says at once what shards of another program hold; a damaged record is passed over when its turn comes."""
+        try:
+            features = records.decode_example(self._payload(0))
+        except ValueError:
+            return
+        kinds = {name: type(values[0]).__name__ if len(values) else "empty" for name, values in features.items()}
+        do = "write them so, or make shards of the images with create_tfrecords.py"
+        if (kinds.get("image"), kinds.get("label")) != ("bytes", "int"):
+            raise DataError(self.name(0), "the features image (the bytes of a JPEG file) and label (an integer)",
+                            ", ".join("%s (%s)" % kind for kind in sorted(kinds.items())) or "none", do)
+        if not features["image"][0].startswith(_JPEG):
+            raise DataError(self.name(0), "a JPEG file in the feature image",
+                            "%d bytes that begin with %r" % (len(features["image"][0]), features["image"][0][:4]), do)
+
     def __len__(self):
         return len(self._shard)
 
@@ -111,9 +139,9 @@ class Shards:
         try:
             payload = self._payload(record)
             features = records.decode_example(payload)
-            image, label = features["image"][0], features["label"][0]
+            image, label = features["image"][0], operator.index(features["label"][0])
             size_px = records.jpeg_size(image)
-        except (ValueError, KeyError, IndexError) as error:
+        except (ValueError, KeyError, IndexError, TypeError) as error:
             self._note(record, "%s: %s" % (self.name(record), error if isinstance(error, ValueError) else
                                            "no feature image or label"))
             return None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the shards that --data_dir means, and makes them of class folders with --prepare."""
-import glob
 import os
 import tempfile
 
-from common.files import DataError, fingerprint, whole_folder
+import records
+from common.files import DataError, cache_folder, fingerprint, whole_folder
 from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
 
 # Names below --data_dir; the first of each are what create_tfrecords.py makes, the others published habits.
@@ -31,13 +31,14 @@ def find_shards(data_dir, default, mode, prepare):
     if not os.path.isdir(place):
         raise DataError("--data_dir", "a folder with %s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "no folder %s" % place,
                         "correct the path")
-    found = _with_shards(place, _TRAIN_NAMES), _with_shards(place, _EVAL_NAMES)
-    needed = [name for name, folder, modes in ((TRAIN_SHARDS, found[0], ("train", "train_and_evaluate")),
-                                               (EVAL_SHARDS, found[1], ("evaluate", "train_and_evaluate")))
-              if folder is None and mode in modes]
-    if not needed:
-        return found
-    if not any(found) and _has_class_folders(os.path.join(place, "train")):
+    training, evaluation = _with_shards(place, _TRAIN_NAMES), _with_shards(place, _EVAL_NAMES)
+    missing = [name for name, folder, modes in ((TRAIN_SHARDS, training, ("train", "train_and_evaluate")),
+                                                (EVAL_SHARDS, evaluation, ("evaluate", "train_and_evaluate")))
+               if folder is None and mode in modes]
+    if not missing:
+        _check_same_classes(training, evaluation)
+        return training, evaluation
+    if not (training or evaluation) and _has_class_folders(os.path.join(place, "train")):
         if prepare:
             return _prepare(place, os.path.join(default, "prepared"))
         raise DataError(place, "%s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "class folders of images",
@@ -46,18 +47,25 @@ def find_shards(data_dir, default, mode, prepare):
         raise DataError("--data_dir", "the folder with %s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "nothing",
                         "give --data_dir=DIR, or --synthetic to try without data")
     inside = sorted(os.listdir(place))
-    raise DataError(os.path.join(place, needed[0]), "shards (*.tfrecords)",
+    raise DataError(os.path.join(place, missing[0]), "shards (*.tfrecords)",
                     "none; in %s: %s" % (place, ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
                     "make them with explore_imagenet.py and create_tfrecords.py (README, Data)"
-                    + (", or train with --mode=train" if found[0] and mode == "train_and_evaluate" else ""))
+                    + (", or train with --mode=train" if training and mode == "train_and_evaluate" else ""))
 
 
 def _with_shards(place, names):
     for name in names:
         folder = os.path.join(place, name)
-        if read_manifest(folder) or glob.glob(os.path.join(glob.escape(folder), "*.tfrecords")):
+        if read_manifest(folder) or records.shard_files(folder):
             return folder
     return None
+
+
+def _check_same_classes(training, evaluation):
+    manifests = [read_manifest(folder) if folder else None for folder in (training, evaluation)]
+    if all(manifests) and manifests[0]["classes"] != manifests[1]["classes"]:
+        raise DataError(evaluation, "the classes of %s, in the same order" % training, "others",
+                        "make both with the same integer_encoding.json")
 
 
 def _has_class_folders(folder):
@@ -65,16 +73,25 @@ def _has_class_folders(folder):
 
 
 def _prepare(data_dir, cache):
-    """Makes shards of DIR/train and DIR/val below `cache`, once for each state of these folders."""
+    """Makes shards of DIR/train and DIR/val below `cache`, once for each state of these folders.
+
+    Where nothing can be written there, they go below the user's cache.
+    """
     import explore_imagenet
-    if not os.path.isdir(os.path.join(data_dir, "val")):
+    if not explore_imagenet.validation_folder(data_dir):
         raise DataError(os.path.join(data_dir, "val"), "images to evaluate with", "no such folder",
                         "add it, or make shards with create_tfrecords.py and train with --mode=train")
     data_dir = os.path.abspath(data_dir)
-    state = fingerprint(os.path.join(data_dir, split) for split in ("train", "val"))
-    place = os.path.join(cache, "%s-%s" % (os.path.basename(data_dir), state[:12]))
+    state = fingerprint(explore_imagenet.sources(data_dir))
+    name = "%s-%s" % (os.path.basename(data_dir), state[:12])
+    wanted = cache
+    if not os.path.isdir(os.path.join(wanted, name)):
+        cache = cache_folder(wanted, os.path.basename(os.path.dirname(os.path.abspath(__file__))))
+    place = os.path.join(cache, name)
     with whole_folder(place, {"state": state}, _MADE_BY) as fresh:
         if fresh:
+            if cache != wanted:
+                print("%s cannot be written; prepared data goes to %s" % (wanted, cache), flush=True)
             with tempfile.TemporaryDirectory(prefix="explored-") as tables:
                 explore_imagenet.explore(data_dir, tables)
                 _make_shards(tables, fresh, place)

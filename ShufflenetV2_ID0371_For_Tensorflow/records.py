@@ -5,13 +5,19 @@ A record is length (8 bytes), masked crc32c of these, payload, masked crc32c of 
 published features: image (JPEG bytes), label (int64) and, where boxes are known, xmin, ymin, xmax, ymax (of 1).
 """
 import io
+import os
+import re
 import struct
 
 import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
+from common.files import DataError
+
 HEADER_BYTES, FOOTER_BYTES = 12, 4
+_SHARD_NAME = re.compile(r"\.(tfrecords?|tfrec)(\.gz)?$|-\d{5}-of-\d{5}$")  # also train-00000-of-01024
+_GZIP = b"\x1f\x8b"
 
 # tensorflow/core/example/{example,feature}.proto: message -> (field, number, type, label). A map is a list of entries.
 _FIELD = descriptor_pb2.FieldDescriptorProto
@@ -59,14 +65,24 @@ def frame(payload):
                      struct.pack("<I", masked_crc32c(payload))])
 
 
+def shard_files(folder):
+    """Paths of the files in a folder that are named like shards, sorted; [] when there is no such folder."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in names if _SHARD_NAME.search(name)]
+
+
 def scan(path):
     """Where a shard's records lie, by their headers alone.
 
     Returns:
       (int64 [N, 2] of payload offset and length, None or a few words on what is wrong after the last of them).
+    Raises:
+      DataError: it is compressed.
     """
     places, problem, start = [], None, 0
     with open(path, "rb") as file:
+        if file.read(2) == _GZIP:
+            raise DataError(path, "TFRecords that can be read at any place", "a gzip file", "gunzip it")
         size = file.seek(0, 2)
         while start < size:
             file.seek(start)

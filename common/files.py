@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 
 WHOLE_FILE = ".whole.json"  # of whole_folder(): who made a folder, with which settings, and its files with their sizes
@@ -127,8 +128,20 @@ def lock_folder(folder, wait):
         os.makedirs(folder, exist_ok=True)
 
 
+def walk(root):
+    """Yields every folder from `root` downwards with the sorted names of its files; linked ones too, a loop once."""
+    walked = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in walked:
+            folders[:], names = [], []
+        walked.add(real)
+        folders.sort()
+        yield folder, sorted(names)
+
+
 def fingerprint(paths):
-    """A hash of the state of files and folders: paths, sizes and times of change. Linked folders are entered.
+    """A hash of the state of files and folders: paths, sizes and times of change, behind links too.
 
     Args:
       paths: iterable of str; what is not there, or a broken link, counts as absent.
@@ -136,32 +149,29 @@ def fingerprint(paths):
       64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-
-    def add(path, state):
-        digest.update(os.fsencode("%s\0%s\n" % (path, state)))
-
     for root in paths:
-        walked = set()
-        for folder, folders, names in os.walk(root, followlinks=True):
-            real = os.path.realpath(folder)
-            add(folder, real)
-            if real in walked:
-                folders[:], names = [], []
-            walked.add(real)
-            folders.sort()
-            for path in [os.path.join(folder, name) for name in sorted(names)]:
-                add(path, _size_and_time(path))
-        if not walked:
-            add(root, _size_and_time(root))
+        inside = [os.path.join(folder, name) for folder, names in walk(root) for name in ["."] + names]
+        for path in inside or [root]:
+            digest.update(os.fsencode("%s\0%s\n" % (path, _state(path))))
     return digest.hexdigest()
 
 
-def _size_and_time(path):
+def _state(path):
     try:
         status = os.stat(path)
     except OSError:
         return "absent"
-    return "%d %d" % (status.st_size, status.st_mtime_ns)
+    return "a folder" if stat.S_ISDIR(status.st_mode) else "%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def cache_folder(folder, project):
+    """`folder` where it can be written or made, else `project` in the user's cache: $XDG_CACHE_HOME or ~/.cache."""
+    existing = os.path.abspath(folder)
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    if os.access(existing, os.W_OK | os.X_OK):
+        return folder
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), project)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From image folders to tables, shards and batches."""
 import csv
+import gzip
 import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -20,6 +22,7 @@ Image = pytest.importorskip('PIL.Image')
 
 import create_tfrecords  # noqa: E402
 import explore_imagenet  # noqa: E402
+import images  # noqa: E402
 import input_pipeline  # noqa: E402
 import prepare  # noqa: E402
 import records  # noqa: E402
@@ -60,10 +63,10 @@ def folders(tmp_path):
     return tmp_path / 'in'
 
 
-def make(folders, output, num_shards=3, **more):
+def make(folders, output, num_shards=3, labels=None, **more):
     """Tables and shards of both splits; returns the folder with train_shards and eval_shards."""
     tables = output / 'tables'
-    explore_imagenet.explore(str(folders), str(tables))
+    explore_imagenet.explore(str(folders), str(tables), labels=labels)
     for name, boxes in (('training', str(tables / 'boxes.npy')), ('validation', '')):
         create_tfrecords.create(str(tables / (name + '_metadata.csv')), str(output),
                                 str(tables / 'integer_encoding.json'), boxes, num_shards, **more)
@@ -193,15 +196,173 @@ def test_boxes_go_from_xml_to_crops(folders, tmp_path):
     write(places / 'n02' / 'n02_0.xml', b'<annotation><size>')
     write(places / 'n02' / 'n02_1.xml', b'<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;">]><a>&c;</a>')
     write(places / 'n02' / 'n02_2.xml', annotation('n02', (1, 1, 2, 2), size=(0, 0)))
+    write(places / 'n02' / 'n02_3.xml', b'<?xml version="1.0" encoding="nonsense"?><annotation/>')
     counts = explore_imagenet.explore(str(folders), str(tmp_path / 'out' / 'tables'))
-    assert counts['boxes'] == 2 and counts['bad_files'] == 3
+    assert counts['boxes'] == 3 and counts['bad_files'] == 3
     found = np.load(str(tmp_path / 'out' / 'tables' / 'boxes.npy'), allow_pickle=False)
-    np.testing.assert_allclose(found, [[0, 0.1, 0.1, 0.6, 0.6], [0, 0.95, 0.9, 1, 1]])
+    np.testing.assert_allclose(found, [[0, 0.1, 0.1, 0.6, 0.6], [0, 0.95, 0.9, 1, 1],
+                                       [6, 1 / 40, 1 / 30, 2 / 40, 2 / 30]])
     shards = input_pipeline.Shards(str(make(folders, tmp_path / 'out') / 'train_shards'), 3)
     items = [shards.read(record) for record in range(len(shards))]
-    with_boxes, = [item for item in items if len(item.boxes)]
+    with_boxes, _ = sorted((item for item in items if len(item.boxes)), key=lambda item: item.label)
     assert with_boxes.label == 0
     np.testing.assert_allclose(with_boxes.boxes, [[0.1, 0.1, 0.6, 0.6], [0.95, 0.9, 1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+@pytest.mark.parametrize('labelled', ['stored', 'upright', 'no size'])
+def test_a_box_stays_on_its_object_when_exif_turns_the_image(folders, tmp_path, orientation, labelled):
+    image = Image.new('L', (400, 300))
+    image.paste(255, (40, 30, 120, 90))  # x 0.1 to 0.3, y 0.1 to 0.3
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    image.convert('RGB').save(out, 'JPEG', exif=exif.tobytes())
+    path = write(folders / 'train' / 'n01' / 'n01_0.JPEG', out.getvalue())
+    upright = np.array(Image.open(io.BytesIO(images.usable_jpeg(out.getvalue())[0])).convert('L'))
+    height_px, width_px = upright.shape
+    y, x = (upright > 128).nonzero()
+    box, size = (x.min(), y.min(), x.max() + 1, y.max() + 1), (width_px, height_px)
+    expected = np.array(box) / np.array(size * 2)
+    if labelled == 'no size':
+        size = (0, 0)
+    elif labelled == 'stored' and orientation != 3:  # upside down has the same size: taken as drawn upright
+        box, size = (40, 30, 120, 90), (400, 300)
+    write(folders / 'annotations' / 'n01_0.xml', annotation('n01', tuple(map(int, box)), size=size))
+    explore_imagenet.explore(str(folders), str(tmp_path / 't'))
+    found = np.load(str(tmp_path / 't' / 'boxes.npy'), allow_pickle=False)
+    np.testing.assert_allclose(found[0, 1:], expected, atol=0.02, err_msg=str(path))
+
+
+def test_classes_of_validation_that_training_lacks_are_refused(folders, tmp_path):
+    for old, new in (('n01', '1'), ('n02', '2'), ('n03', '3')):
+        (folders / 'val' / old).rename(folders / 'val' / new)
+    with pytest.raises(DataError, match=r'val/1/n01_0.JPEG: expected an image of a class of training '
+                                        r'\(n01, n02, n03\); found one of 1, 2, 3'):
+        explore_imagenet.explore(str(folders), str(tmp_path / 't'))
+    (tmp_path / 'labels.json').write_text('{"n01": 0, "n02": 1, "n03": 2, "1": 3, "2": 4, "3": 5}')
+    explore_imagenet.explore(str(folders), str(tmp_path / 't'), labels=str(tmp_path / 'labels.json'))
+    with pytest.raises(DataError, match='no file'):
+        explore_imagenet.explore(str(folders), str(tmp_path / 't'), labels=str(tmp_path / 'none.json'))
+    shutil.rmtree(str(folders / 'val' / '1'))
+    shutil.rmtree(str(folders / 'val' / '2'))
+    (folders / 'val' / '3').rename(folders / 'val' / 'n03')
+    assert explore_imagenet.explore(str(folders), str(tmp_path / 't'))['classes'] == 3  # fewer are no fault
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_tiny_imagenet_is_read_as_it_comes(folders, tmp_path, encoding):
+    for name in ('n01', 'n02', 'n03'):
+        shutil.move(str(folders / 'train' / name), str(folders / 'moved' / 'images'))
+        shutil.move(str(folders / 'moved'), str(folders / 'train' / name))
+    shutil.rmtree(str(folders / 'val'))
+    lines = []
+    for number in range(6):
+        write(folders / 'val' / 'images' / ('val_%d.JPEG' % number), jpeg())
+        lines.append('val_%d.JPEG\tn0%d\t0\t32\t44\t62\n' % (number, 3 - number % 3))
+    (folders / 'val' / 'val_annotations.txt').write_bytes(''.join(lines).encode(encoding))
+    counts = explore_imagenet.explore(str(folders), str(tmp_path / 't'))
+    assert (counts['classes'], counts['training'], counts['validation'], counts['bad_files']) == (3, 12, 6, 0)
+    assert [row['wordnet_id'] for row in table(tmp_path / 't' / 'validation_metadata.csv')] == [
+        'n03', 'n02', 'n01'] * 2
+
+
+# images.py
+
+RAMP = np.tile(np.linspace(0, 255, 96).round(), [80, 1])
+
+
+def encoded(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def of_mode(mode):
+    """The ramp as a file of a mode: bytes of a PNG, TIFF, GIF or JPEG."""
+    grey = Image.fromarray(RAMP.astype(np.uint8))
+    opaque = Image.new('L', grey.size, 255)
+    if mode.startswith('I;16'):
+        big = mode.endswith('B')
+        raw = (RAMP * 257).astype('>u2' if big else '<u2').tobytes()
+        return encoded(Image.frombytes(mode, grey.size, raw), 'TIFF' if big else 'PNG')
+    if mode[0] in 'IF':  # 'F 1' has values up to 1
+        kind, white = mode.split()
+        values = RAMP * (int(white) / 255)
+        return encoded(Image.fromarray(values.astype(np.int32 if kind == 'I' else np.float32)), 'TIFF')
+    if mode in ('LA', 'RGBA'):
+        return encoded(Image.merge(mode, [grey] * (len(mode) - 1) + [opaque]), 'PNG')
+    if mode == 'animated':
+        return encoded(grey, 'GIF', save_all=True, append_images=[opaque])
+    if mode == 'PGM':
+        return b'P5 96 80 65535\n' + (RAMP * 257).astype('>u2').tobytes()
+    if mode == 'P':
+        return encoded(grey.convert('P'), 'PNG', transparency=0)
+    if mode == 'CMYK':
+        return encoded(grey.convert('RGB').convert(mode), 'JPEG', quality=95)
+    return encoded(grey.convert(mode), 'PNG')
+
+
+@smoke
+@pytest.mark.parametrize('mode', ['L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16', 'I;16B', 'I 255', 'I 65535', 'F 1',
+                                  'F 255', 'F 65535', 'PGM', 'animated'])
+def test_every_mode_gives_the_same_picture(mode):
+    made, repairs = images.usable_jpeg(of_mode(mode))
+    image = Image.open(io.BytesIO(made))
+    assert (image.mode, image.format) == ('RGB', 'JPEG') and repairs
+    assert np.abs(np.asarray(image).astype(int) - RAMP[:, :, None]).max() <= 4
+
+
+@smoke
+def test_black_and_white_and_values_that_have_no_white():
+    made, _ = images.usable_jpeg(encoded(Image.fromarray(RAMP > 127), 'PNG'))
+    assert np.abs(np.asarray(Image.open(io.BytesIO(made)))[..., 0].astype(int) - 255 * (RAMP > 127)).max() <= 4
+    for values in (RAMP * np.nan, RAMP - 1, RAMP * 1e4):
+        with pytest.raises(images.BadImage, match='values from'):
+            images.usable_jpeg(encoded(Image.fromarray(values.astype(np.float32)), 'TIFF'))
+
+
+@smoke
+@pytest.mark.filterwarnings('ignore')
+def test_an_ill_typed_exif_tag_ends_nothing():
+    """A JPEG turned by EXIF and a second tag of each type, filled with zeros, ones or noise."""
+    random = np.random.RandomState(0)
+    for tag in (0x100, 0x106, 0x10f, 0x0112, 0x11a, 0x128, 0x213, 0x8769, 0x9286):
+        kinds = (1, 2, 3, 4, 6, 7, 8, 9, 11, 13) if tag < 0x0112 else range(14)  # a value elsewhere ends the directory
+        for kind in kinds:
+            for payload in (b'\0' * 4, b'\xff' * 4, random.bytes(4)):
+                entries = sorted([(0x0112, 3, 1, b'\x06\0\0\0'), (tag, kind, 1, payload)])
+                exif = b'Exif\0\0II*\0\x08\0\0\0\x02\0' + b''.join(
+                    struct.pack('<HHI', *entry[:3]) + entry[3] for entry in entries) + b'\0\0\0\0'
+                made, repairs = images.usable_jpeg(jpeg(exif=exif))
+                turned = Image.open(io.BytesIO(made)).size == (30, 40)
+                assert turned == (repairs == ['exif_rotated']) and (turned or tag == 0x0112), (tag, kind, payload)
+
+
+def test_files_that_are_no_images_are_bad_images():
+    random = np.random.RandomState(0)
+    whole = jpeg(size=(64, 48))
+    for _ in range(200):
+        content = bytearray(whole)
+        for place in random.randint(0, len(content), 4):
+            content[place] = random.randint(256)
+        try:
+            images.usable_jpeg(bytes(content[:random.randint(len(content))] if random.randint(2) else content))
+        except images.BadImage as error:
+            assert str(error)
+
+
+def test_endings_in_any_case_and_motion_photos(folders, tmp_path):
+    place = folders / 'train' / 'n01'
+    for name, kind in (('a.PNG', 'PNG'), ('b.Jpg', 'JPEG'), ('c.bmp', 'BMP'), ('d.webp', 'WEBP'), ('e.TIF', 'TIFF'),
+                       ('f.jfif', 'JPEG'), ('g.gif', 'GIF')):
+        write(place / name, jpeg(kind=kind))
+    write(place / 'motion.jpg', jpeg() + b'MotionPhoto_Data' + bytes(9000))
+    write(place / 'cut.jpg', jpeg(size=(400, 300))[:-200])
+    counts = explore_imagenet.explore(str(folders), str(tmp_path / 't'))
+    assert counts['training'] == 12 + 8
+    reasons = {os.path.basename(row['path']): row['reason'] for row in table(tmp_path / 't' / 'bad_files.csv')}
+    assert reasons.pop('cut.jpg') == 'truncated' and sorted(reasons) == ['a.PNG', 'c.bmp', 'd.webp', 'e.TIF', 'g.gif']
 
 
 # create_tfrecords.py
@@ -342,7 +503,9 @@ def test_the_real_edge_cases(tmp_path):
                 path, _, why = line.rstrip('\n').split('\t')
                 if 'grayscale' in why or 'orientation 6' in why:
                     expected[os.path.basename(path)] = 'grayscale' if 'grayscale' in why else 'exif_rotated'
-    out = make(EDGE_CASES, tmp_path / 'out', num_shards=4)
+    ids = sorted(os.listdir(os.path.join(EDGE_CASES, 'train')) + os.listdir(os.path.join(EDGE_CASES, 'val')))
+    (tmp_path / 'labels.json').write_text(json.dumps({name: label for label, name in enumerate(ids)}))
+    out = make(EDGE_CASES, tmp_path / 'out', num_shards=4, labels=str(tmp_path / 'labels.json'))
     found = {}
     for split in ('train', 'eval'):
         for row in table(out / (split + '_shards') / 'bad_files.csv'):
@@ -545,7 +708,86 @@ def test_shards_of_the_published_program_are_read(shards_folder, tmp_path):
     assert len(cut) == 3 and 'a record cut short at byte' in cut.new_problems()[0]
 
 
+def foreign(folder, *payloads, name='a.tfrecords', wrap=bytes):
+    write(folder / name, wrap(b''.join(map(records.frame, payloads))))
+    return str(folder)
+
+
+def example(**features):
+    built = tf.train.Example()
+    for key, value in features.items():
+        kind = {bytes: 'bytes_list', int: 'int64_list', float: 'float_list'}[type(value)]
+        getattr(built.features.feature[key.replace('__', '/')], kind).value.append(value)
+    return built.SerializeToString()
+
+
+def test_shards_of_another_kind_are_said_for_what_they_are(tmp_path):
+    good = records.encode_example(jpeg(), 1)
+    for name in ('a.tfrecord', 'a.tfrec', 'train-00000-of-00001'):
+        assert len(input_pipeline.Shards(foreign(tmp_path / name, good, good, name=name), 3)) == 2
+    for number, (payload, said) in enumerate((
+            (example(image__encoded=jpeg(), image__class__label=1), r'image/class/label \(int\), image/encoded \(b'),
+            (example(image=jpeg(), label=1.5), r'label \(float\)'), (example(), 'found none'),
+            (example(image=jpeg(kind='PNG'), label=1), r"a JPEG file.*PNG"),
+            (example(image=bytes(99), label=1), r'99 bytes that begin with'))):
+        with pytest.raises(DataError, match=said):
+            input_pipeline.Shards(foreign(tmp_path / str(number), payload), 3)
+    with pytest.raises(DataError, match='found a gzip file; gunzip it'):
+        input_pipeline.Shards(foreign(tmp_path / 'gzip', good, wrap=gzip.compress), 3)
+    later = input_pipeline.Shards(foreign(tmp_path / 'later', good, example(image=jpeg(), label=b'x')), 3, 1)
+    assert later.read(0) and later.read(1) is None and 'no feature image or label' in later.new_problems()[0]
+
+
+def test_a_damaged_index_or_manifest_is_named(shards_folder):
+    folder = shards_folder / 'train_shards'
+    index, manifest = (folder / 'records.npy').read_bytes(), (folder / 'manifest.json').read_text()
+    for content in (b'', index[:-8], index[:40], b'x' * 99):
+        (folder / 'records.npy').write_bytes(content)
+        with pytest.raises(DataError, match='records.npy: expected the index'):
+            input_pipeline.Shards(str(folder), 3)
+    (folder / 'records.npy').write_bytes(index)
+    (folder / 'manifest.json').write_text(manifest.replace('"shards"', '"parts"'))
+    with pytest.raises(DataError, match='manifest.json: expected what create_tfrecords.py writes'):
+        input_pipeline.Shards(str(folder), 3)
+
+
 # prepare.py
+
+def test_training_and_evaluation_shards_have_the_same_classes(folders, shards_folder, tmp_path):
+    shutil.rmtree(str(shards_folder / 'eval_shards'))
+    (tmp_path / 'other.json').write_text('{"n03": 0, "n02": 1, "n01": 2}')
+    create_tfrecords.create(str(shards_folder / 'tables' / 'validation_metadata.csv'), str(shards_folder),
+                            str(tmp_path / 'other.json'))
+    with pytest.raises(DataError, match='eval_shards: expected the classes of .*train_shards, in the same order'):
+        prepare.find_shards(str(shards_folder), str(tmp_path), 'train_and_evaluate', False)
+
+
+def test_prepared_data_goes_to_the_users_cache_where_the_checkout_is_read_only(folders, tmp_path, monkeypatch, capsys):
+    os.mkdir(str(tmp_path / 'default'))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: 'default' not in str(path) and access(path, mode))
+    made = prepare.find_shards(str(folders), str(tmp_path / 'default'), 'train', True)
+    said = capsys.readouterr().out
+    cache = str(tmp_path / 'cache' / 'ShufflenetV2_ID0371_For_Tensorflow')
+    assert said.startswith('%s cannot be written; prepared data goes to %s' % (tmp_path / 'default' / 'prepared', cache))
+    assert made[0].startswith(cache) and os.path.isdir(made[0]) and not os.listdir(str(tmp_path / 'default'))
+
+
+def test_changes_behind_links_are_seen(folders, tmp_path):
+    os.mkdir(str(tmp_path / 'default'))
+    for split in ('train', 'val'):
+        (tmp_path / 'linked' / split).mkdir(parents=True)
+        for name in ('n01', 'n02', 'n03'):
+            (tmp_path / 'linked' / split / name).symlink_to(folders / split / name)
+
+    def count():
+        training, _ = prepare.find_shards(str(tmp_path / 'linked'), str(tmp_path / 'default'), 'train', True)
+        return create_tfrecords.read_manifest(training)['images']
+    assert count() == 12
+    write(folders / 'train' / 'n01' / 'new.JPEG', jpeg())
+    assert count() == 13
+
 
 def test_the_folder_that_data_dir_means(folders, shards_folder, tmp_path):
     default = str(tmp_path / 'default')
