@@ -77,7 +77,8 @@ def prepare(data_path=None, cache_root=None, annotate=0, workers=None, **choices
 
     Args:
       data_path: a folder that process_dataset.py wrote, or one with a VOCdevkit tree; None for data/ of this folder.
-      cache_root: where a processed tree goes, as <name>-<hash of its state>; None for data/prepared of this folder.
+      cache_root: where a processed tree goes, as <name>-<hash of its state>; None for data/prepared of this folder. One
+        that cannot be written is read; what is not in it goes into the user's cache.
       annotate, workers, choices: as for process.
     Returns:
       the processed folder.
@@ -89,9 +90,11 @@ def prepare(data_path=None, cache_root=None, annotate=0, workers=None, **choices
         return data_path
     plan = _plan(data_path, **choices)
     state = hashlib.sha256(json.dumps(plan.settings).encode()).hexdigest()
-    folder = os.path.join(cache_root or os.path.join(DEFAULT_DATA, "prepared"),
-                          "%s-%s" % (os.path.basename(data_path), state[:12]))
-    return _make(plan, folder, annotate, workers)
+    cache_root = cache_root or os.path.join(DEFAULT_DATA, "prepared")
+    name = "%s-%s" % (os.path.basename(data_path), state[:12])
+    if not read_description(os.path.join(cache_root, name)):
+        cache_root = cache_folder(cache_root, os.path.basename(HERE))
+    return _make(plan, os.path.join(cache_root, name), annotate, workers)
 
 
 def process(data_path, output_path, annotate=0, workers=None, **choices):
@@ -144,6 +147,25 @@ def fingerprint(paths):
             state = "absent"
         digest.update(os.fsencode("%s\0%s\n" % (path, state)))
     return digest.hexdigest()
+
+
+def cache_folder(preferred, name):
+    """A folder for what can be made again; prints a sentence when that is not the preferred one.
+
+    Args:
+      preferred: the folder, which need not exist.
+      name: of a folder in the user's cache, which is $XDG_CACHE_HOME or ~/.cache.
+    Returns:
+      preferred where it can be written or made, else the other.
+    """
+    existing = os.path.abspath(preferred)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK):
+        return preferred
+    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), name)
+    print("%s cannot be written: using %s" % (preferred, folder), flush=True)
+    return folder
 
 
 def _make(plan, folder, annotate, workers):

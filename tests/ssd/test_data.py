@@ -566,7 +566,7 @@ def test_what_is_behind_links_counts(tmp_path, linked):
     if linked == 'JPEGImages':
         os.utime(str(tree.image('a')))
     else:
-        tree.add('a', ('dog', 1, 1, 40, 30))
+        tree.annotation('a').write_text(ANNOTATION % OBJECT % ('dog', 0, 1, 2, 20, 30))
     second = process_dataset.prepare(str(tmp_path / 'in'), cache)
     assert second != first
     assert TrainingData(second).objects_px(0, 'train')[1].tolist() == [7 if linked == 'JPEGImages' else 11]
@@ -709,6 +709,20 @@ def test_a_tree_is_prepared_once_and_never_inside_the_users_data(drawn, tmp_path
     os.utime(os.path.join(tree, 'VOCdevkit', 'VOC2007', 'Annotations', '000001.xml'))
     changed = process_dataset.prepare(tree, cache)
     assert changed != folder and sorted(os.listdir(cache)) == sorted(map(os.path.basename, (folder, changed)))
+
+
+def test_without_a_place_to_write_the_users_cache_is_taken_and_said(drawn, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'mine'))
+    (tmp_path / 'file').write_text('')  # root may write into any folder, but not below this
+    folder = process_dataset.prepare(drawn, str(tmp_path / 'file' / 'prepared'))
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == '%s cannot be written: using %s' % (tmp_path / 'file' / 'prepared', os.path.dirname(folder))
+    assert TrainingData(folder).num_train == 10
+    assert os.path.dirname(folder) == str(tmp_path / 'mine' / 'SSD-VGG_ID1619_for_TensorFlow')
+    shared = process_dataset.prepare(drawn, str(tmp_path / 'shared'))
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    capsys.readouterr()
+    assert process_dataset.prepare(drawn, str(tmp_path / 'shared')) == shared and capsys.readouterr().out == ''
 
 
 def test_ranks_that_start_together_process_once(drawn, tmp_path):
