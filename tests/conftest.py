@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `common` importable; offers two small CIFAR-10 folders, one of real photos and one drawn, and two servers."""
+"""Makes `common` importable; offers programs in this process, small CIFAR-10 folders and two servers."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+for path in (os.path.join(TESTS, 'in_programs'), TESTS, ROOT):
+    if path not in sys.path:
+        sys.path.insert(0, path)
 
 SERVERS = '10.77.0.1', '10.77.0.2'
 REAL_CIFAR10_SCRIPT = os.path.join(ROOT, '..', 'shared', 'data', 'cifar10', 'make_cifar10.py')
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """(module, *words) -> (exit code, what it said): runs a program in this process, with a small network."""
+    import small_networks
+    small_networks.install(monkeypatch.setattr)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(program, *words):
+        capsys.readouterr()
+        code = program.main(list(words))
+        return code, ''.join(capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')
@@ -33,6 +53,15 @@ def sample_cifar10(tmp_path_factory):
     from tools import sampledata
     folder = str(tmp_path_factory.mktemp('sample') / 'cifar10')
     sampledata.draw_cifar10(folder, train=500, test=100, seed=0)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def few_cifar10(tmp_path_factory):
+    """str, the same with 40 + 100: an epoch of two steps of 16."""
+    from tools import sampledata
+    folder = str(tmp_path_factory.mktemp('few') / 'cifar10')
+    sampledata.draw_cifar10(folder, train=40, test=100, seed=0)
     return folder
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py, test.py and the scripts as a user runs them."""
+"""train.py, test.py and the scripts as a user runs them, with a small network."""
 import json
 import os
 import shutil
@@ -9,49 +9,28 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 from conftest import ROOT
+from programs import event, finish
 
 FOLDER = os.path.join(ROOT, 'CSPNet_ID0840_for_TensorFlow')
 sys.path.insert(0, FOLDER)
+import test as evaluation  # noqa: E402
 import train  # noqa: E402
 
-TINY = ['--batch_size=8', '--warmup_steps=2', '--DISPLAY_STEP=1', '--VAL_EPOCH=0', '--LEARNING_RATE=0.01']
+TINY = ['--batch_size=16', '--warmup_steps=2', '--DISPLAY_STEP=1', '--VAL_EPOCH=1', '--LEARNING_RATE=0.01']
+SHORT = TINY + ['--train_steps=4']
 
 
-def start(command, **kwargs):
-    environment = dict(os.environ, PYTHON=sys.executable)
-    for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'PYTHONPATH'):
-        environment.pop(name, None)
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            **kwargs)
-
-
-def finish(command, **kwargs):
-    process = start(command, **kwargs)
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-def train_command(data, output, *words):
-    return [sys.executable, '-u', 'train.py', '--data_path=%s' % data, '--output_path=%s' % output] + TINY + list(words)
-
-
-def weights(prefix):
-    import tensorflow.compat.v1 as tf
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def interrupt(process, after, number):
-    """Sends a signal once a line of the process holds `after`; returns all it said."""
-    said = ''
-    for line in process.stdout:
-        said += line
-        if after in line:
-            process.send_signal(number)
-            break
-    return said + process.communicate(timeout=120)[0]
+@pytest.fixture(scope='module')
+def run(few_cifar10, tmp_path_factory):
+    """(exit code, what was shown, run folder) of the script on a terminal, called from elsewhere: two epochs."""
+    folder = tmp_path_factory.mktemp('script')
+    script = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
+    ended, shown = programs.on_terminal(['bash', script, '--data_path=%s' % few_cifar10, '--output_path=run'] + SHORT,
+                                        cwd=str(folder))
+    return ended, shown, folder / 'run'
 
 
 def test_the_documented_defaults():
@@ -92,74 +71,84 @@ def test_importing_has_no_effect_and_help_needs_no_tensorflow():
 
 
 @pytest.mark.smoke
-def test_the_script_from_anywhere_then_evaluation(sample_cifar10, tmp_path):
-    output = tmp_path / 'run'
-    code, said = finish(['bash', os.path.join(FOLDER, 'test', 'train_full_1p.sh'), '--data_path=%s' % sample_cifar10,
-                         '--output_path=%s' % output, '--train_steps=3'] + TINY, cwd=str(tmp_path))
-    assert code == 0, said
-    for line in ('Final Performance images/sec : ', 'Final Performance sec/step : ', 'E2E Training Duration sec : ',
-                 'Final Train Accuracy : 0.'):
-        assert line in said
-    case = 'CSPNet_ID0840_for_TensorFlow_bs8_1p_acc'
-    for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', case + '_loss.txt'):
-        assert (output / name).exists(), name
-    assert len((output / (case + '_loss.txt')).read_text().split()) == 3
-    assert [name for name in os.listdir(str(output / 'tb')) if 'tfevents' in name]
-    assert (output / 'flags.json').read_text().count('"LEARNING_RATE": 0.01') == 1
-    code, table = finish([sys.executable, '-m', 'tools.report', '--table', str(output)], cwd=ROOT)
-    assert code == 0 and '| CSPNet | cpu | 8 x 1 |' in table and str(output / 'curves.png') in table
+def test_the_script_shows_and_leaves_what_is_documented(run):
+    ended, shown, folder = run
+    programs.check_shown(shown, ended)
+    assert 'Traceback' not in shown
+    case = 'CSPNet_ID0840_for_TensorFlow_bs16_1p_acc'
+    programs.check_left(folder, case)
+    assert len((folder / (case + '_loss.txt')).read_text().split()) == 4
+    assert (folder / 'flags.json').read_text().count('"LEARNING_RATE": 0.01') == 1
+    code, table = finish([sys.executable, '-m', 'tools.report', '--table', str(folder)], cwd=ROOT)
+    assert code == 0 and '| CSPNet | cpu | 16 x 1 |' in table and str(folder / 'curves.png') in table
+
+
+@pytest.mark.smoke
+def test_evaluation_says_what_training_said(run, few_cifar10, tmp_path, here):
+    _, shown, folder = run
     picture = tmp_path / 'confusion.png'
-    code, evaluated = finish([sys.executable, 'test.py', '--data_path=%s' % sample_cifar10, '--checkpoint=%s' % output,
-                              '--confusion_png=%s' % picture], cwd=FOLDER)
-    assert code == 0, evaluated
-    top1 = said.split('Final Train Accuracy : ')[1].split()[0]
-    assert 'images=100' in evaluated and 'top1=%s' % top1 in evaluated and 'top5=' in evaluated
-    rows = evaluated.split('top1\n')[1].splitlines()[:10]
+    code, said = here(evaluation, '--data_path=%s' % few_cifar10, '--checkpoint=%s' % folder,
+                      '--confusion_png=%s' % picture)
+    assert code == 0, said
+    top1 = shown.split('Final Train Accuracy : ')[1].split()[0]
+    assert 'images=100' in said and 'top1=%s' % top1 in said and 'top5=' in said
+    rows = said.split('top1\n')[1].splitlines()[:10]
     assert [len(row.split()) for row in rows] == [3] * 10 and sum(int(row.split()[1]) for row in rows) == 100
     assert picture.read_bytes()[:4] == b'\x89PNG'
 
 
-def test_four_steps_are_two_and_a_kill_and_two(sample_cifar10, tmp_path):
-    code, said = finish(train_command(sample_cifar10, tmp_path / 'whole', '--train_steps=4'), cwd=FOLDER)
-    assert code == 0, said
-    command = train_command(sample_cifar10, tmp_path / 'killed', '--train_steps=4', '--save_every=2')
-    said = interrupt(start(command, cwd=FOLDER), '[save] step=2', signal.SIGKILL)
+def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, few_cifar10, tmp_path, here, monkeypatch):
+    words = ['--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'run'), '--save_every=2'] + SHORT
+    said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
+                              signal.SIGKILL)
     assert '[done]' not in said
-    code, said = finish(command, cwd=FOLDER)
-    assert code == 0 and 'first_step=2' in said, said
-    whole = weights(tmp_path / 'whole' / 'ckpt' / 'step-00000004' / 'model')
-    resumed = weights(tmp_path / 'killed' / 'ckpt' / 'step-00000004' / 'model')
-    assert sorted(whole) == sorted(resumed) and len(whole) > 400
+
+    def rate_and_request(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rate(*words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        code, said = here(train, *words)
+    assert code == 143 and event(said, 'run')['first_step'] == '2' and event(said, 'save')['step'] == '3', said
+    before = sorted(os.listdir(str(tmp_path / 'run' / 'ckpt')))
+    code, said = here(train, *(words[:-1] + ['--train_steps=6']))  # another length is another schedule
+    assert code == 1 and '--train_steps: expected 4' in event(said, 'fail')['message'] and 'Traceback' not in said
+    assert sorted(os.listdir(str(tmp_path / 'run' / 'ckpt'))) == before
+    code, said = here(train, *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '3', said
+    whole, resumed = (programs.weights(folder / 'ckpt' / 'step-00000004' / 'model')
+                      for folder in (run[2], tmp_path / 'run'))
+    assert sorted(whole) == sorted(resumed) and len(whole) > 150
     assert [name for name in whole if name.endswith('Momentum')] and [n for n in whole if n.endswith('moving_mean')]
     different = [name for name in whole if not np.array_equal(whole[name], resumed[name])]
     assert not different, different[:5]
 
 
-def test_ctrl_c_saves(sample_cifar10, tmp_path):
-    process = start(train_command(sample_cifar10, tmp_path / 'run', '--train_steps=100000'), cwd=FOLDER)
-    said = interrupt(process, '[train] step=2', signal.SIGINT)
+def test_the_first_line_comes_within_seconds_and_ctrl_c_saves(tmp_path):
+    started = time.time()
+    first_line = []
+    process = programs.start([sys.executable, '-u', 'train.py', '--synthetic', '--output_path=%s' % (tmp_path / 'run'),
+                              '--train_steps=100000'] + TINY, cwd=FOLDER)
+    for line in process.stdout:
+        if '[run]' in line:
+            first_line.append(time.time() - started)
+            break
+    said = programs.interrupt(process, '[train] step=2', signal.SIGINT)
     assert process.returncode == 130 and '[save]' in said and 'Traceback' not in said, said
+    assert first_line[0] < 40  # a quiet machine needs about 8
+    saved = int(event(said, 'save')['step'])
+    stored = programs.weights(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved) / 'model')
+    assert saved >= 2 and stored['global_step'] == saved
 
 
-def test_sigterm_saves_and_other_flags_do_not_continue_it(sample_cifar10, tmp_path):
-    command = train_command(sample_cifar10, tmp_path / 'run', '--train_steps=6')
-    process = start(command[:-1] + ['--train_steps=100000'], cwd=FOLDER)
-    said = interrupt(process, '[train] step=2', signal.SIGTERM)
-    assert process.returncode == 143, said
-    saved = int(said.split('[save] step=')[-1].split()[0])
-    assert saved >= 2 and weights(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved) / 'model')['global_step'] == saved
-    before = sorted(os.listdir(str(tmp_path / 'run' / 'ckpt')))
-    code, said = finish(command, cwd=FOLDER)  # another length is another schedule
-    assert code == 1 and '[fail]' in said and '--train_steps: expected 100000' in said and 'Traceback' not in said
-    assert sorted(os.listdir(str(tmp_path / 'run' / 'ckpt'))) == before
-
-
-def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(sample_cifar10, tmp_path):
-    code, said = finish(train_command(sample_cifar10, tmp_path / 'run', '--train_steps=60', '--LEARNING_RATE=1e30',
-                                      '--save_every=1'), cwd=FOLDER)
-    assert code == 1 and 'loss at step' in said and 'expected a finite number' in said and 'Traceback' not in said
-    newest = said.split('last whole checkpoint is ')[1].split(';')[0]
+def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(few_cifar10, tmp_path, here):
+    code, said = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'run'),
+                      '--save_every=1', *(TINY + ['--train_steps=60', '--LEARNING_RATE=1e30']))
+    message = event(said, 'fail')['message']
+    assert code == 1 and message.startswith('loss at step') and 'expected a finite number' in message
+    assert 'Traceback' not in said
+    newest = message.split('last whole checkpoint is ')[1].split(';')[0]
     assert os.path.exists(newest + '.index')
 
 
@@ -189,7 +178,7 @@ def test_bad_data_is_one_sentence(sample_cifar10, tmp_path, capsys):
         capsys, '--data_path=%s' % sample_cifar10, output, '--resume=%s' % (tmp_path / 'cut'))
 
 
-def test_another_networks_checkpoint_is_refused(sample_cifar10, tmp_path, capsys):
+def test_another_networks_checkpoint_is_refused(few_cifar10, tmp_path, here):
     import tensorflow.compat.v1 as tf
     folder = tmp_path / 'other' / 'ckpt' / 'step-00000001'
     folder.mkdir(parents=True)
@@ -199,35 +188,29 @@ def test_another_networks_checkpoint_is_refused(sample_cifar10, tmp_path, capsys
         tf.train.Saver([variable]).save(session, str(folder / 'model'), write_meta_graph=False)
     files = {name: os.path.getsize(str(folder / name)) for name in os.listdir(str(folder))}
     (folder / 'state.json').write_text(json.dumps({'step': 1, 'files': files}))
-    line = failure(capsys, '--data_path=%s' % sample_cifar10, '--output_path=%s' % (tmp_path / 'out'),
-                   '--resume=%s' % (tmp_path / 'other'), *TINY)
-    assert 'variable' in line and 'checkpoint of this network' in line
+    code, said = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'out'),
+                      '--resume=%s' % (tmp_path / 'other'), *SHORT)
+    message = event(said, 'fail')['message']
+    assert code == 1 and 'variable' in message and 'checkpoint of this network' in message
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path, here):
     disk = tmp_path / 'disk'
     disk.mkdir()
-    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=200m', 'tmpfs', str(disk)], stderr=subprocess.DEVNULL):
+    checkpoint = run[2] / 'ckpt' / 'step-00000004'
+    size = sum(os.path.getsize(str(checkpoint / name)) for name in os.listdir(str(checkpoint)))
+    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=%d' % (1.7 * size), 'tmpfs', str(disk)],
+                       stderr=subprocess.DEVNULL):
         pytest.skip('this user may not mount a small disk')
     try:
-        code, said = finish([sys.executable, 'train.py', '--synthetic', '--output_path=%s' % (disk / 'run'),
-                             '--train_steps=3', '--save_every=1'] + TINY, cwd=FOLDER)
-        line, = [line for line in said.splitlines() if '[fail]' in line]
-        assert code == 1 and 'found a full disk' in line and 'Traceback' not in said
+        code, said = here(train, '--synthetic', '--output_path=%s' % (disk / 'run'), '--save_every=1',
+                          '--SUMMARY=%s' % (tmp_path / 'tb'), *SHORT)
+        assert code == 1 and 'found a full disk' in event(said, 'fail')['message'] and 'Traceback' not in said, said
         assert os.listdir(str(disk / 'run' / 'ckpt' / 'step-00000001'))
-        assert weights(disk / 'run' / 'ckpt' / 'step-00000001' / 'model')['global_step'] == 1
+        assert programs.weights(disk / 'run' / 'ckpt' / 'step-00000001' / 'model')['global_step'] == 1
     finally:
         subprocess.call(['umount', str(disk)])
 
 
 def test_no_data_path_says_what_to_give(tmp_path, capsys):
     assert '--data_path' in failure(capsys, '--output_path=%s' % (tmp_path / 'out'))
-
-
-def test_the_first_line_comes_within_seconds(tmp_path):
-    before = time.time()
-    process = start([sys.executable, '-u', 'train.py', '--synthetic', '--output_path=%s' % (tmp_path / 'run'),
-                     '--train_steps=100000'] + TINY, cwd=FOLDER)
-    said = interrupt(process, '[run]', signal.SIGKILL)
-    assert '[run]' in said
-    assert time.time() - before < 40  # a quiet machine needs about 8

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs as a user runs them, in processes of their own, and what they say and leave. Their networks are small."""
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+
+TESTS = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(TESTS)
+IN_PROGRAMS = os.path.join(TESTS, 'in_programs')
+_OF_A_RANK = ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'CUDA_VISIBLE_DEVICES', 'JOB_ID',
+              'TF_CONFIG', 'SERVER_ID', 'CALLED_FROM', 'HCCL_IF_BASE_PORT', 'PYTHONPATH')
+
+
+def environment(**more):
+    """This process's, without what a launcher sets; small networks, this Python."""
+    own = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    return dict(own, PYTHON=sys.executable, PYTHONPATH=IN_PROGRAMS, **more)
+
+
+def start(command, env=(), **kwargs):
+    """Starts a command; `env` is added to its environment."""
+    return subprocess.Popen(command, env=environment(**dict(env)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, **kwargs)
+
+
+def finish(command, **kwargs):
+    """(exit code, what it said)."""
+    process = start(command, **kwargs)
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def interrupt(process, after, do):
+    """Waits for a line of the process that holds `after`, does something and returns all that it said.
+
+    Args:
+      do: number of a signal for the process, or a function to call.
+    """
+    said = ''
+    for line in process.stdout:
+        said += line
+        if after in line:
+            do() if callable(do) else process.send_signal(do)
+            break
+    return said + process.communicate(timeout=120)[0]
+
+
+def on_terminal(command, columns=120, timeout=300, env=(), **kwargs):
+    """(exit code, what it showed) of a command on a terminal."""
+    terminal, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack('HHHH', 40, columns, 0, 0))
+    process = subprocess.Popen(command, env=environment(**dict(env)), stdin=child, stdout=child, stderr=child, **kwargs)
+    os.close(child)
+    shown = b''
+    while select.select([terminal], [], [], timeout)[0]:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # the last writer has closed its side
+            break
+        if not part:
+            break
+        shown += part
+    os.close(terminal)
+    return process.wait(timeout), shown.decode('utf-8', 'replace')
+
+
+def events(said, name=None):
+    """The events in what a program said: [(name, {key: text})], or of one name [{key: text}]."""
+    from common import logparse
+    found = [event for event in map(logparse.parse_line, said.splitlines()) if event]
+    return [fields for event, fields in found if event == name] if name else found
+
+
+def event(said, name):
+    """Fields of the last [name] line."""
+    return events(said, name)[-1]
+
+
+def weights(prefix):
+    """{name: array} of a TensorFlow checkpoint."""
+    import tensorflow.compat.v1 as tf
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def check_shown(shown, ended):
+    """What a script of a whole run with an evaluation before its last step shows on a terminal."""
+    assert ended == 0 and 'Bad file descriptor' not in shown, shown
+    names = [name for name, _ in events(shown)]
+    assert names.index('eval') < len(names) - 1 - names[::-1].index('train') and names[-1] == 'done', shown
+    for line in ('Final Performance images/sec : ', 'Final Performance sec/step : ', 'E2E Training Duration sec : ',
+                 'Final Train Accuracy : 0.', 'step/s'):
+        assert line in shown, line
+
+
+def check_left(folder, case):
+    """What a run leaves in its folder."""
+    for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
+                 case + '.log', case + '_loss.txt'):
+        assert os.path.exists(os.path.join(str(folder), name)), name
+    assert [name for name in os.listdir(os.path.join(str(folder), 'tb')) if 'tfevents' in name]
