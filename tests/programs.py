@@ -19,7 +19,7 @@ _OF_A_RANK = ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'CU
 def environment(**more):
     """This process's, without what a launcher sets; small networks, this Python."""
     own = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
-    return dict(own, PYTHON=sys.executable, PYTHONPATH=IN_PROGRAMS, **more)
+    return dict(own, **dict({'PYTHON': sys.executable, 'PYTHONPATH': IN_PROGRAMS}, **more))
 
 
 def start(command, env=(), **kwargs):

@@ -209,7 +209,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path, here):
         assert os.listdir(str(disk / 'run' / 'ckpt' / 'step-00000001'))
         assert programs.weights(disk / 'run' / 'ckpt' / 'step-00000001' / 'model')['global_step'] == 1
     finally:
-        subprocess.call(['umount', str(disk)])
+        subprocess.call(['umount', '--lazy', str(disk)])  # TensorBoard's file stays open
 
 
 def test_no_data_path_says_what_to_give(tmp_path, capsys):
