@@ -101,6 +101,6 @@ def check_shown(shown, ended):
 def check_left(folder, case):
     """What a run leaves in its folder."""
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', case + '_loss.txt'):
+                 case + '.log', 'train_%s_loss.txt' % case):
         assert os.path.exists(os.path.join(str(folder), name)), name
     assert [name for name in os.listdir(os.path.join(str(folder), 'tb')) if 'tfevents' in name]
