@@ -1,59 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py, eval.py and the scripts as a user runs them."""
+"""train.py, eval.py and the scripts as a user runs them, with a small network."""
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 from conftest import ROOT
+from programs import event, events, finish
 
 FOLDER = os.path.join(ROOT, 'ShufflenetV2_ID0371_For_Tensorflow')
 sys.path.insert(0, FOLDER)
 import arguments  # noqa: E402
+import eval as evaluation  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
-TINY = ['--num_classes=10', '--batch_size=4', '--save_summary_steps=1', '--lr=0.01', '--warmup_epochs=0']
-
-
-def start(command, **kwargs):
-    environment = dict(os.environ, PYTHON=sys.executable)
-    for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'PYTHONPATH'):
-        environment.pop(name, None)
-    environment.update(kwargs.pop('env', {}))
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            **kwargs)
-
-
-def finish(command, **kwargs):
-    process = start(command, **kwargs)
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-def train_command(output, *words):
-    return [sys.executable, '-u', 'train.py', '--log_dir=%s' % output] + TINY + list(words)
-
-
-def weights(prefix):
-    import tensorflow.compat.v1 as tf
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def interrupt(process, after, number):
-    """Sends a signal once a line of the process holds `after`; returns all it said."""
-    said = ''
-    for line in process.stdout:
-        said += line
-        if after in line:
-            process.send_signal(number)
-            break
-    return said + process.communicate(timeout=120)[0]
+TINY = ['--num_classes=10', '--batch_size=20', '--save_summary_steps=1', '--lr=0.01', '--warmup_epochs=0']
+SHORT = TINY + ['--mode=train_and_evaluate', '--colour_jitter=0.2', '--max_train_steps=4']
 
 
 @pytest.fixture(scope='session')
@@ -176,66 +143,65 @@ def test_importing_has_no_effect_and_help_needs_no_tensorflow():
 
 # A run and what it leaves
 
-@smoke
-def test_the_script_from_class_folders_to_prediction_and_export(drawn, tmp_path):
-    root = tmp_path / 'zoo'  # --prepare writes below the model folder
-    root.mkdir()
-    folder = root / 'ShufflenetV2_ID0371_For_Tensorflow'
+@pytest.fixture(scope='module')
+def run(drawn, tmp_path_factory):
+    """(exit code, what was shown, run folder, shards) of the script on a terminal: two epochs."""
+    folder = tmp_path_factory.mktemp('script')
+    model = folder / 'zoo' / 'ShufflenetV2_ID0371_For_Tensorflow'  # a copy: --prepare writes below the model folder
     for package in ('common', 'launcher', 'tools'):
-        shutil.copytree(os.path.join(ROOT, package), str(root / package))
-    shutil.copytree(FOLDER, str(folder), ignore=shutil.ignore_patterns('output*', 'prepared'))
-    output = tmp_path / 'run'
-    code, said = finish(['bash', str(folder / 'test' / 'train_full_1p.sh'), '--data_dir=%s' % drawn, '--prepare',
-                         '--log_dir=run', '--max_train_steps=3'] + TINY, cwd=str(tmp_path))
-    assert code == 0, said
-    for line in ('Final Performance images/sec : ', 'Final Performance sec/step : ', 'E2E Training Duration sec : ',
-                 'Final Train Accuracy : 0.', 'prepared '):
-        assert line in said
-    assert 'images=20' in said and 'top1_no_ema=' in said and 'top5=' in said
-    case = 'ShufflenetV2_ID0371_For_Tensorflow_bs4_1p_acc'
-    for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 'alexnet_training.log', case + '.log', 'train_%s_loss.txt' % case):
-        assert (output / name).exists(), name
-    assert (output / 'alexnet_training.log').read_text().count('[train]') == 3
-    assert [name for name in os.listdir(str(output / 'tb')) if 'tfevents' in name]
-    data = folder / 'data' / 'prepared' / os.listdir(str(folder / 'data' / 'prepared'))[0]
+        shutil.copytree(os.path.join(ROOT, package), str(folder / 'zoo' / package))
+    shutil.copytree(FOLDER, str(model), ignore=shutil.ignore_patterns('output*', 'prepared'))
+    ended, shown = programs.on_terminal(
+        ['bash', str(model / 'test' / 'train_full_1p.sh'), '--data_dir=%s' % drawn, '--prepare', '--log_dir=run']
+        + SHORT, cwd=str(folder))
+    prepared = model / 'data' / 'prepared'
+    return ended, shown, folder / 'run', prepared / os.listdir(str(prepared))[0]
 
-    code, evaluated = finish([sys.executable, 'eval.py', '--data_dir=%s' % data, '--checkpoint_dir=%s' % output],
-                             cwd=FOLDER)
-    assert code == 0, evaluated
-    line, = [line for line in said.splitlines() if '[eval]' in line]
-    for key in ('top1', 'top5', 'top1_no_ema', 'top5_no_ema'):
-        value = line.split(' %s=' % key)[1].split()[0]
-        assert ' %s=%s' % (key, value) in evaluated, (line, evaluated)
 
-    (tmp_path / 'names.json').write_text(json.dumps({str(n): ['n%08d' % (n + 1), 'name_%d' % n] for n in range(10)}))
-    code, evaluated = finish([sys.executable, 'eval.py', '--data_dir=%s' % data, '--checkpoint_dir=%s' % output,
-                              '--class_names=%s' % (tmp_path / 'names.json'), '--batch_size=7',
-                              '--confusion_png=%s' % (tmp_path / 'new' / 'confusion.png')], cwd=FOLDER)
-    assert code == 0 and line.split(' loss=')[1].split()[1] in evaluated, evaluated
-    rows = [row.split() for row in evaluated.split('top1\n')[1].splitlines()[:10]]
+@smoke
+def test_the_script_shows_and_leaves_what_is_documented(run):
+    ended, shown, folder, _ = run
+    programs.check_shown(shown, ended)
+    assert 'prepared ' in shown and event(shown, 'eval')['images'] == '20'
+    assert sorted(event(shown, 'eval')) == ['epoch', 'images', 'loss', 'step', 'top1', 'top1_no_ema', 'top5',
+                                            'top5_no_ema']
+    programs.check_left(folder, 'ShufflenetV2_ID0371_For_Tensorflow_bs20_1p_acc')
+    assert (folder / 'alexnet_training.log').read_text().count('[train]') == 4
+
+
+@smoke
+def test_evaluation_prediction_and_export_agree(run, drawn, tmp_path, here):
+    _, shown, output, data = run
+    words = ['--data_dir=%s' % data, '--checkpoint_dir=%s' % output]
+    expected = event(shown, 'eval')
+    names = tmp_path / 'names.json'
+    names.write_text(json.dumps({str(n): ['n%08d' % (n + 1), 'name_%d' % n] for n in range(10)}))
+    for more in ([], ['--class_names=%s' % names, '--batch_size=7', '--confusion_png=%s' % (
+            tmp_path / 'new' / 'confusion.png')]):
+        code, said = here(evaluation, *(words + more))
+        assert code == 0, said
+        for key in ('images', 'top1', 'top5', 'top1_no_ema', 'top5_no_ema'):
+            assert event(said, 'eval')[key] == expected[key], (key, said)
+    rows = [row.split() for row in said.split('top1\n')[1].splitlines()[:10]]
     assert [row[:2] for row in rows] == [['n%08d' % (n + 1), 'name_%d' % n] for n in range(10)]
-    images = int(line.split(' images=')[1].split()[0])
-    assert sum(int(row[2]) for row in rows) == images
+    assert sum(int(row[2]) for row in rows) == 20
     right = sum(int(row[2]) * float(row[3]) for row in rows)
-    assert right / images == pytest.approx(float(line.split(' top1=')[1].split()[0]), abs=1e-3)
+    assert right / 20 == pytest.approx(float(expected['top1']), abs=1e-3)
     assert (tmp_path / 'new' / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
 
     image = os.path.join(drawn, 'val', 'n00000003', os.listdir(os.path.join(drawn, 'val', 'n00000003'))[0])
-    code, predicted = finish([sys.executable, 'train.py', '--mode=predict', '--checkpoint_dir=%s' % output,
-                              '--class_names=%s' % (tmp_path / 'names.json'), image, str(tmp_path / 'none.jpg')],
-                             cwd=FOLDER)
-    rows = [line.split() for line in predicted.splitlines() if line.startswith('  ')]
-    assert code == 1 and 'none.jpg: No such file' in predicted and len(rows) == 5, predicted
+    code, said = here(train, '--mode=predict', words[1], '--class_names=%s' % names, image,
+                      str(tmp_path / 'none.jpg'))
+    rows = [line.split() for line in said.splitlines() if line.startswith('  ')]
+    assert code == 1 and 'none.jpg: No such file' in said and len(rows) == 5, said
     assert all(float(row[0]) <= 1 and row[2] == 'name_%d' % (int(row[1][1:]) - 1) for row in rows)
 
-    code, exported = finish([sys.executable, 'eval.py', '--mode=export', '--checkpoint_dir=%s' % output,
-                             '--export_dir=%s' % (tmp_path / 'export')], cwd=FOLDER)
-    assert code == 0, exported
+    export = ['--mode=export', words[1], '--export_dir=%s' % (tmp_path / 'export')]
+    code, said = here(evaluation, *export)
+    assert code == 0, said
     check_export(tmp_path / 'export', image, rows)
-    code, again = finish([sys.executable, 'eval.py', '--mode=export', '--checkpoint_dir=%s' % output,
-                          '--export_dir=%s' % (tmp_path / 'export')], cwd=FOLDER)
-    assert code == 1 and 'expected a new folder' in again and 'Traceback' not in again
+    code, said = here(evaluation, *export)
+    assert code == 1 and 'expected a new folder' in said and 'Traceback' not in said
 
 
 def check_export(folder, image, rows):
@@ -266,41 +232,50 @@ def check_export(folder, image, rows):
         assert sorted(probabilities[0])[::-1][:5] == pytest.approx([float(row[0]) for row in rows], abs=1e-3)
 
 
-def test_four_steps_are_two_and_a_kill_and_two(shards, tmp_path):
-    words = ['--data_dir=%s' % shards, '--max_train_steps=4', '--colour_jitter=0.2']
-    code, said = finish(train_command(tmp_path / 'whole', *words), cwd=FOLDER)
-    assert code == 0, said
-    command = train_command(tmp_path / 'killed', '--save_checkpoints_steps=2', *words)
-    said = interrupt(start(command, cwd=FOLDER), '[save] step=2', signal.SIGKILL)
+def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, tmp_path, here, monkeypatch):
+    words = ['--data_dir=%s' % run[3], '--log_dir=%s' % (tmp_path / 'run'), '--save_checkpoints_steps=2'] + SHORT
+    said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
+                              signal.SIGKILL)
     assert '[done]' not in said
-    code, said = finish(command, cwd=FOLDER)
-    assert code == 0 and 'first_step=2' in said, said
-    whole = weights(tmp_path / 'whole' / 'ckpt' / 'step-00000004' / 'model')
-    resumed = weights(tmp_path / 'killed' / 'ckpt' / 'step-00000004' / 'model')
-    assert sorted(whole) == sorted(resumed) and len(whole) > 600
+
+    def rate_and_request(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rate(*words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        code, said = here(train, *words)
+    assert code == 143 and event(said, 'run')['first_step'] == '2' and event(said, 'save')['step'] == '3', said
+    before = sorted(os.listdir(str(tmp_path / 'run' / 'ckpt')))
+    code, said = here(train, *(words + ['--label_smoothing=0.2']))
+    assert code == 1 and '--label_smoothing: expected 0.1' in event(said, 'fail')['message']
+    assert sorted(os.listdir(str(tmp_path / 'run' / 'ckpt'))) == before
+    code, said = here(train, *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '3', said
+    whole, resumed = (programs.weights(folder / 'ckpt' / 'step-00000004' / 'model')
+                      for folder in (run[2], tmp_path / 'run'))
+    assert sorted(whole) == sorted(resumed) and len(whole) > 250
     for ending in ('Momentum', 'moving_mean', 'ExponentialMovingAverage'):
         assert [name for name in whole if name.endswith(ending)]
     different = [name for name in whole if not np.array_equal(whole[name], resumed[name])]
     assert not different, different[:5]
 
 
-def test_sigterm_saves_and_other_flags_do_not_continue_it(shards, tmp_path):
-    command = train_command(tmp_path / 'run', '--data_dir=%s' % shards, '--max_train_steps=100000')
-    process = start(command, cwd=FOLDER)
-    said = interrupt(process, '[train] step=2', signal.SIGTERM)
-    assert process.returncode == 143, said
-    saved = int(said.split('[save] step=')[-1].split()[0])
-    assert saved >= 2 and weights(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved) / 'model')['global_step'] == saved
-    before = sorted(os.listdir(str(tmp_path / 'run' / 'ckpt')))
-    assert train.main(command[3:] + ['--label_smoothing=0.2']) == 1
-    assert sorted(os.listdir(str(tmp_path / 'run' / 'ckpt'))) == before
+def test_sigterm_of_a_process_saves(shards, tmp_path):
+    process = programs.start([sys.executable, '-u', 'train.py', '--data_dir=%s' % shards, '--max_train_steps=100000',
+                              '--log_dir=%s' % (tmp_path / 'run')] + TINY, cwd=FOLDER)
+    said = programs.interrupt(process, '[train] step=2', signal.SIGTERM)
+    assert process.returncode == 143 and 'Traceback' not in said, said
+    saved = int(event(said, 'save')['step'])
+    stored = programs.weights(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved) / 'model')
+    assert saved >= 2 and stored['global_step'] == saved
 
 
-def test_synthetic_without_checkpoints(tmp_path, capsys):
-    assert train.main(['--synthetic', '--log_dir=%s' % (tmp_path / 'run'), '--max_train_steps=12',
-                       '--do_checkpoint=False', '--mode=train_and_evaluate'] + TINY) == 0
-    said = capsys.readouterr().out
-    assert 'data_wait=0.0' in said and '[done]' in said and '[save]' not in said and '[eval]' not in said
+def test_synthetic_without_checkpoints(tmp_path, here):
+    code, said = here(train, '--synthetic', '--log_dir=%s' % (tmp_path / 'run'), '--do_checkpoint=False',
+                      '--mode=train_and_evaluate', *(TINY + ['--max_train_steps=12', '--batch_size=4']))
+    assert code == 0 and 'data_wait=0.0' in said and '[done]' in said, said
+    assert '[save]' not in said and '[eval]' not in said
     assert not (tmp_path / 'run' / 'ckpt').exists()
 
 
@@ -314,11 +289,12 @@ def failure(capsys, *words):
     return line
 
 
-def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(shards, tmp_path, capsys):
-    line = failure(capsys, '--data_dir=%s' % shards, '--log_dir=%s' % (tmp_path / 'run'), '--max_train_steps=60',
-                   '--save_checkpoints_steps=1', *(TINY + ['--lr=1e30']))
-    assert 'loss at step' in line
-    newest = line.split('last whole checkpoint is ')[1].split(';')[0]
+def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(shards, tmp_path, here):
+    code, said = here(train, '--data_dir=%s' % shards, '--log_dir=%s' % (tmp_path / 'run'), '--max_train_steps=60',
+                      '--save_checkpoints_steps=1', *(TINY + ['--lr=1e30', '--batch_size=4']))
+    message = event(said, 'fail')['message']
+    assert code == 1 and message.startswith('loss at step') and 'expected a finite number' in message
+    newest = message.split('last whole checkpoint is ')[1].split(';')[0]
     assert newest == 'none yet' or os.path.exists(newest + '.index')
 
 
@@ -334,21 +310,31 @@ def test_bad_data_is_one_sentence_and_the_run_folder_stays(shards, drawn, tmp_pa
     assert 'at most the 40 training images' in failure(capsys, data, output, '--num_classes=10', '--batch_size=41')
 
 
-def test_damaged_records_are_said_and_stop_the_run_beyond_the_limit(shards, tmp_path, capsys):
+def test_damaged_records_are_said_and_stop_the_run_beyond_the_limit(shards, tmp_path, here):
+    from tools import report
     shutil.copytree(shards, str(tmp_path / 'data'))
     for split in ('train', 'eval'):
         path = tmp_path / 'data' / (split + '_shards') / 'shard-0000.tfrecords'
         content = bytearray(path.read_bytes())
         content[500] ^= 255
         path.write_bytes(bytes(content))
-    words = ['--data_dir=%s' % (tmp_path / 'data'), '--max_train_steps=10'] + TINY
-    assert train.main(words + ['--log_dir=%s' % (tmp_path / 'run')]) == 0
-    said = capsys.readouterr().out
-    assert said.count('[warn]') == 1 and 'shard-0000.tfrecords, record 0: a wrong checksum (1 so far)' in said
-    line = failure(capsys, '--max_bad_records=0', '--log_dir=%s' % (tmp_path / 'strict'), *words)
-    assert 'train_shards: expected at most 0 damaged records' in line
+    words = TINY + ['--data_dir=%s' % (tmp_path / 'data'), '--batch_size=4']
+    code, said = here(train, '--log_dir=%s' % (tmp_path / 'run'), '--max_train_steps=10', *words)
+    problem, = [fields['message'] for fields in events(said, 'warn') if 'passed over' in fields['message']]
+    assert code == 0 and 'shard-0000.tfrecords, record 0: a wrong checksum (1 so far)' in problem
+
+    def told(folder):
+        """That the run has failed, in its own record of it and in its report."""
+        with open(str(folder / 'metrics.jsonl')) as lines:
+            last = [json.loads(line) for line in lines][-1]
+        report.write_report(str(folder))
+        assert last['event'] == 'fail' and last['message'] in (folder / 'report.md').read_text()
+        return last['message']
+    code, said = here(train, '--max_bad_records=0', '--log_dir=%s' % (tmp_path / 'strict'), '--max_train_steps=10',
+                      *words)
+    assert code == 1 and 'train_shards: expected at most 0 damaged records' in told(tmp_path / 'strict')
     shutil.rmtree(str(tmp_path / 'data' / 'train_shards'))
     shutil.copytree(os.path.join(shards, 'train_shards'), str(tmp_path / 'data' / 'train_shards'))
-    line = failure(capsys, '--max_bad_records=0', '--mode=train_and_evaluate', '--max_train_steps=1',
-                   '--log_dir=%s' % (tmp_path / 'eval'), *words[:1] + TINY)
-    assert 'eval_shards: expected at most 0 damaged records' in line
+    code, said = here(train, '--max_bad_records=0', '--mode=train_and_evaluate', '--max_train_steps=1',
+                      '--log_dir=%s' % (tmp_path / 'eval'), *words)
+    assert code == 1 and 'eval_shards: expected at most 0 damaged records' in told(tmp_path / 'eval')
