@@ -14,6 +14,10 @@ NEGATIVES_PER_POSITIVE = 3  # section 2.2, "Hard negative mining"
 # VGG-16 (Simonyan and Zisserman 2014, configuration D): channels and convolutions of a block. A 2x2 pool of stride 2
 # follows each but the last.
 VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+# He's weights keep a map's size, and pixels less their mean have 64 units, not 1. All convolutions of VGG share that
+# factor. In the first alone it makes weights whose gradient, in proportion, is 64^2 times the others': one step at the
+# documented rate then changes them several times over, and the loss is nan within six.
+VGG_GAIN = 2.0 / 64.0 ** (2 / sum(convolutions for _, convolutions in VGG_BLOCKS))
 FC_CHANNELS = 1024
 L2_NORM_SCALE = 20.0  # section 3.1, after ParseNet
 
@@ -87,9 +91,7 @@ def _feature_maps(images, preset, compute_dtype):
     x = tf.cast(tf.cast(images, tf.float32) - MEAN_BGR, compute_dtype)
     for block, (channels, convolutions) in enumerate(VGG_BLOCKS, 1):
         for number in range(1, convolutions + 1):
-            # Pixels are not whitened: without the factor, weights drawn for unit inputs give maps of 60 units.
-            gain = 2.0 / 64.0 ** 2 if block == number == 1 else 2.0
-            x = _convolution(x, channels, 3, "conv%d_%d" % (block, number), gain=gain)
+            x = _convolution(x, channels, 3, "conv%d_%d" % (block, number), gain=VGG_GAIN)
         if block == 4:
             conv4_3 = x
         if block < 5:

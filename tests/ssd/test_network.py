@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 from conftest import ROOT
 
 FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
@@ -264,6 +265,34 @@ def test_loss_moves_towards_the_targets_only():
     assert np.flatnonzero(np.abs(by_offsets[0]).sum(1)).tolist() == [4] and (by_offsets[0, 4] < 0).all()
     assert len(np.flatnonzero(np.abs(by_logits[0]).sum(1))) == 4 and by_logits[0, 4, 1] < 0
     np.testing.assert_allclose(by_logits.sum(2), 0, atol=1e-6)
+
+
+# Initial weights
+
+@smoke
+def test_one_rate_suits_all_initial_weights(monkeypatch):
+    """Pixels go to 255, yet maps begin at size 1 and no layer's gradient stands out in proportion to its weights."""
+    tiny.install(monkeypatch.setitem, monkeypatch.setattr)
+    maps, convolution = [], ssdvgg._convolution
+
+    def noted(*args, **kwargs):
+        maps.append(convolution(*args, **kwargs))
+        return maps[-1]
+
+    monkeypatch.setattr(ssdvgg, '_convolution', noted)
+    preset, random = ssdutils.PRESETS['tiny'], np.random.RandomState(0)
+    blocks = random.randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    logits, offsets = ssdvgg.predictions(tf.constant(blocks.repeat(8, 1).repeat(8, 2)), preset, 3)
+    class_ids = random.choice([0, 1, 2, 3], (4, int(logits.shape[1])), p=[0.02, 0.02, 0.02, 0.94]).astype(np.int32)
+    loss = sum(ssdvgg.losses(logits, offsets, tf.constant(class_ids), tf.zeros_like(offsets)))
+    filters = [variable for variable in tf.trainable_variables() if variable.op.name.endswith('/filter')][:len(maps)]
+    proportions = [tf.norm(gradient) / tf.norm(weight)
+                   for gradient, weight in zip(tf.gradients(loss, filters), filters)]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        proportions, found = session.run([proportions, maps[12]])  # of conv5_3
+    assert max(proportions) < 30 * np.median(proportions), dict(zip(filters, proportions))
+    assert 0.1 < np.sqrt(np.square(found).mean()) < 10
 
 
 # VGG-16
