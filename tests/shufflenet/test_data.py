@@ -770,7 +770,8 @@ def test_prepared_data_goes_to_the_users_cache_where_the_checkout_is_read_only(f
     made = prepare.find_shards(str(folders), str(tmp_path / 'default'), 'train', True)
     said = capsys.readouterr().out
     cache = str(tmp_path / 'cache' / 'ShufflenetV2_ID0371_For_Tensorflow')
-    assert said.startswith('%s cannot be written; prepared data goes to %s' % (tmp_path / 'default' / 'prepared', cache))
+    prepared = tmp_path / 'default' / 'prepared'
+    assert said.startswith('%s cannot be written; prepared data goes to %s' % (prepared, cache))
     assert made[0].startswith(cache) and os.path.isdir(made[0]) and not os.listdir(str(tmp_path / 'default'))
 
 
