@@ -2,6 +2,7 @@
 """What a classifier takes for what: counts, accuracy of every class, a picture. numpy alone, matplotlib to draw."""
 import importlib.util
 import os
+from typing import Any, List
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def table(confusion, class_names):
     Returns:
       str.
     """
-    rows = [(name, int(images), right / images if images else None)
+    rows: List[Any] = [(name, int(images), right / images if images else None)
             for name, images, right in zip(class_names, confusion.sum(1), confusion.diagonal())]
     title = "class"
     if len(rows) > _MOST_NAMED:
