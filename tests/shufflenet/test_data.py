@@ -339,6 +339,20 @@ def test_an_ill_typed_exif_tag_ends_nothing():
                 assert turned == (repairs == ['exif_rotated']) and (turned or tag == 0x0112), (tag, kind, payload)
 
 
+@smoke
+def test_a_damaged_exif_of_any_format_ends_nothing_and_a_tiff_is_turned_once():
+    for exif in (b'garbage', b'II', b'MM\0*', b'Exif\0\0MM\0*\0\0\0\x08\0\x01'):
+        for kind in ('PNG', 'WEBP', 'JPEG'):
+            made, _ = images.usable_jpeg(jpeg(kind=kind, exif=exif))
+            assert Image.open(io.BytesIO(made)).size == (40, 30)
+    for orientation in (3, 6):
+        as_tiff, _ = images.usable_jpeg(jpeg(kind='TIFF', tiffinfo={0x0112: orientation}))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        as_png, _ = images.usable_jpeg(jpeg(kind='PNG', exif=exif.tobytes()))
+        assert as_tiff == as_png
+
+
 def test_files_that_are_no_images_are_bad_images():
     random = np.random.RandomState(0)
     whole = jpeg(size=(64, 48))
