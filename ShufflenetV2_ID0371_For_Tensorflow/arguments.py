@@ -66,6 +66,7 @@ def _add_recipe_group(parser):
                         help="how weights start")
     recipe.add_argument("--ema_decay", type=flags.number(at_least=0, below=1), default=0.993,
                         help="of the moving averages of the weights")
+    parser.add_bool(recipe, "--augment", True, "random crops, mirrors and colours; False: an image's centre")
     recipe.add_argument("--min_crop_area", type=flags.number(above=0, below=1), default=0.1,
                         help="smallest training crop, as a fraction of the image")
     recipe.add_argument("--colour_jitter", type=flags.number(at_least=0, below=1), default=0.0,

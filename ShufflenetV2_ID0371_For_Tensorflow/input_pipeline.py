@@ -197,7 +197,7 @@ Batch.__doc__ = """What is decoded next: JPEGs object [B] of bytes, labels int32
 height, width in pixels, mirrored bool [B], colours float32 [B, 3, 4]: a matrix for RGB and an offset (of 255)."""
 
 
-def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter, rank=0, ranks=1):
+def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter, rank=0, ranks=1, augment=True):
     """One rank's part of a step: a function of (seed, step). An epoch's remainder is dropped.
 
     Args:
@@ -206,6 +206,7 @@ def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter,
       batch_size: images of this rank.
       min_crop_area: smallest crop, as a fraction of the image.
       colour_jitter: brightness, contrast and saturation change by up to this fraction; 0 for none.
+      augment: False for the centre of each image, as in an evaluation.
     Returns:
       Batch.
     """
@@ -213,6 +214,8 @@ def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter,
     first = (place * ranks + rank) * batch_size
     chosen = epoch_order(len(shards), epoch, seed)[first:first + batch_size]
     items = [shards.read_next_good(int(record)) for record in chosen]
+    if not augment:
+        return _centres(items)
     random = np.random.RandomState([seed, 1, step, rank])
     return _batch(items, random_windows(items, random, min_crop_area), random.randint(0, 2, batch_size).astype(bool),
                   random_colours(batch_size, random, colour_jitter))
@@ -229,8 +232,7 @@ def eval_batch(shards, number, batch_size):
     counted = np.array([item is not None for item in items], np.float32)
     filler = next((item for item in items if item), None) or shards.read_next_good(0)
     items = [item or filler for item in items]
-    return _batch(items, np.array([centre_window(*item.size_px) for item in items], np.int32),
-                  np.zeros(batch_size, bool), random_colours(batch_size, None, 0.0)), counted
+    return _centres(items), counted
 
 
 def eval_batches(shards, batch_size):
@@ -255,6 +257,12 @@ def _batch(items, windows, mirrored, colours):
     images = np.empty(len(items), object)
     images[:] = [item.image for item in items]
     return Batch(images, np.array([item.label for item in items], np.int32), windows, mirrored, colours)
+
+
+def _centres(items):
+    """The Batch of the images' centres."""
+    return _batch(items, np.array([centre_window(*item.size_px) for item in items], np.int32),
+                  np.zeros(len(items), bool), random_colours(len(items), None, 0.0))
 
 
 def centre_window(height_px, width_px):
@@ -339,7 +347,7 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
       threads: images decoded at a time; 0 for one a core.
       coloured: Python bool, whether colours change.
       rate_of: step, an int from 0 -> learning rate; for a step that nobody feeds.
-      **chosen: seed, min_crop_area, colour_jitter, rank, ranks of training_batch.
+      **chosen: seed, min_crop_area, colour_jitter, rank, ranks, augment of training_batch.
     Returns:
       iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], with rate_of rate float32
       []) and its initializer.

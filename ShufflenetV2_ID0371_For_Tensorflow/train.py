@@ -78,7 +78,7 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
         return input_pipeline.training_data(
             tf, data.train, first_step, total_steps, parsed.batch_size, parsed.threads, parsed.colour_jitter > 0,
             rate_of=rate_of, seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
-            rank=runtime.rank, ranks=runtime.ranks)
+            augment=parsed.augment, rank=runtime.rank, ranks=runtime.ranks)
 
     next_batch, is_fed = None, runtime.device != "npu"
     if not is_fed:

@@ -41,7 +41,9 @@ def parse_args(argv=None):
                       help="write a picture of augmented images and end")
     parser.add_bool(what, "--eval_static", True, help="pad the last evaluation batch, so that all have one shape")
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not")
+    recipe.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not",
+                        type=lambda text: {"true": "cutmix", "false": "none"}.get(text.lower(), text))
+    recipe.add_argument("--no_augment", dest="augment", action="store_const", const="none", help=argparse.SUPPRESS)
     recipe.add_argument("--alpha", type=flags.number(above=0), default=0.25, help="lambda ~ Beta(alpha, alpha)")
     recipe.add_argument("--cutmix_probability", type=flags.number(at_least=0), default=1.0,
                         help="share of the images that get a box")

@@ -56,6 +56,8 @@ def test_every_documented_flag_is_accepted(tmp_path):
     parsed = train.parse_args(words)
     assert (parsed.data_path, parsed.epochs, parsed.batch_size, parsed.eval_static) == (str(tmp_path), 3, 4, True)
     assert train.parse_args(['--eval_static', 'False']).eval_static is False
+    assert [train.parse_args([word]).augment for word in ('--augment=True', '--augment=False', '--no_augment')] == [
+        'cutmix', 'none', 'none']
     evaluated = train.parse_args(['--mode=evaluate'])
     assert os.path.basename(evaluated.checkpoint_dir) == '0'
     assert evaluated.output_path != evaluated.checkpoint_dir  # a launcher's log must not go into the run

@@ -507,6 +507,7 @@ def test_bad_tables_are_named(folders, tmp_path):
     assert not (tmp_path / 'new').exists()
 
 
+
 def test_the_real_edge_cases(tmp_path):
     if not os.path.isdir(EDGE_CASES):
         pytest.skip('the real images are not beside this repository (%s)' % EDGE_CASES)
@@ -547,6 +548,14 @@ def damage(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(bytes(content))
+
+
+def test_without_augmentation_training_sees_the_centres(shards_folder):
+    shards = input_pipeline.Shards(str(shards_folder / 'train_shards'), 3)
+    batch = input_pipeline.training_batch(shards, 0, 4, 0, 0.1, 0.5, augment=False)
+    items = [shards.read_next_good(int(record)) for record in input_pipeline.epoch_order(len(shards), 0, 0)[:4]]
+    assert batch.windows.tolist() == [list(input_pipeline.centre_window(*item.size_px)) for item in items]
+    assert not batch.mirrored.any() and (batch.colours == np.eye(3, 4)).all()
 
 
 @smoke
