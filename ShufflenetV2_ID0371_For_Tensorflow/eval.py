@@ -28,8 +28,7 @@ _AVERAGE = "/ExponentialMovingAverage"
 
 def run(parsed):
     """Does what parsed.mode says; returns the exit code. Raises DataError."""
-    checkpoint_dir = parsed.checkpoint_dir or parsed.output_path
-    prefix, state = checkpoint.find_checkpoint(checkpoint_dir, parsed.best)
+    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint_dir, parsed.best)
     parsed.num_classes = state.get("num_classes", parsed.num_classes)
     parsed.depth_multiplier = state.get("depth_multiplier", parsed.depth_multiplier)
     return {"evaluate": evaluate, "predict": predict, "export": export}[parsed.mode](parsed, prefix, state)
@@ -150,8 +149,8 @@ def predict(parsed, prefix, state):
     scores = architecture.logits(image[None], False, parsed.num_classes, parsed.depth_multiplier)
     probabilities = tf.nn.softmax(scores)[0]
     session = tf.Session(config=runtime.session_config())
-    if not restore(runtime, session, prefix, True):
-        restore(runtime, session, prefix, False)
+    if not restore(runtime, session, prefix, averaged=True):
+        restore(runtime, session, prefix, averaged=False)
     failed = 0
     for path in parsed.images:
         try:
@@ -161,11 +160,11 @@ def predict(parsed, prefix, state):
             failed = 1
             print("%s: %s" % (path, getattr(error, "strerror", None) or error), file=sys.stderr)
             continue
-        found = session.run(probabilities, {jpeg: data,
-                                            window: input_pipeline.centre_window(*records.jpeg_size(data))})
+        of_classes = session.run(probabilities, {
+            jpeg: data, window: input_pipeline.centre_window(*records.jpeg_size(data))})
         print(path)
-        for label in found.argsort()[::-1][:5]:
-            print("  %.4f  %s" % (found[label], names[label]))
+        for label in of_classes.argsort()[::-1][:5]:
+            print("  %.4f  %s" % (of_classes[label], names[label]))
     return failed
 
 
@@ -193,8 +192,7 @@ def class_names(parsed, classes):
 
 def export(parsed, prefix, state):
     """Writes SavedModel and frozen graph with the moving averages, where there are any, as weights."""
-    folder = parsed.export_dir or os.path.join(parsed.output_path, "export")
-    files.check_new_folder(folder, "--export_dir")
+    files.check_new_folder(parsed.export_dir, "--export_dir")
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
     tf = runtime.tf
@@ -206,9 +204,9 @@ def export(parsed, prefix, state):
     outputs = {model.OUTPUTS[0]: tf.nn.softmax(scores, name=model.OUTPUTS[0]),
                model.OUTPUTS[1]: tf.argmax(scores, 1, output_type=tf.int32, name=model.OUTPUTS[1])}
     session = tf.Session(config=runtime.session_config())
-    if not restore(runtime, session, prefix, True):
-        restore(runtime, session, prefix, False)
-    graph_files.export(tf, session, folder, {model.INPUT: images}, outputs)
+    if not restore(runtime, session, prefix, averaged=True):
+        restore(runtime, session, prefix, averaged=False)
+    graph_files.export(tf, session, parsed.export_dir, {model.INPUT: images}, outputs)
     print("input: %s uint8 [N, 224, 224, 3]; outputs: %s" % (model.INPUT, ", ".join(model.OUTPUTS)))
     return 0
 

@@ -95,11 +95,11 @@ class Shards:
     def _scan(self):
         places, numbers = [], []
         for number, path in enumerate(self._paths):
-            found, problem = records.scan(path)
+            of_shard, problem = records.scan(path)
             if problem:
                 self._note(-1 - number, "%s: %s; what follows it is lost" % (path, problem))
-            places.append(found)
-            numbers.append(np.full(len(found), number))
+            places.append(of_shard)
+            numbers.append(np.full(len(of_shard), number))
         self._offset, self._length = np.concatenate(places).T
         self._shard = np.concatenate(numbers)
         if not len(self):
@@ -355,14 +355,14 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
     def read(step):
         return tuple(training_batch(shards, int(step), batch_size, **chosen))
 
-    def one(image, label, window, mirrored, colour):
+    def decode_example(image, label, window, mirrored, colour):
         return decode(tf, image, window, mirrored, colour if coloured else None), label
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32)
     data = tf.data.Dataset.range(first_step, last_step)
     data = data.map(lambda step: tf.numpy_function(read, [step], types)).prefetch(2)
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
-    data = data.map(one, num_parallel_calls=threads or _cores())
+    data = data.map(decode_example, num_parallel_calls=threads or _cores())
     data = data.batch(batch_size, drop_remainder=True).prefetch(2)
     return _iterate(tf, _with_rates(tf, data, first_step, last_step, rate_of) if rate_of else data)
 
