@@ -338,6 +338,7 @@ def report(folder):
 def main(argv=None):
     options = vars(parse_args(argv))
     data_path, output_path = options.pop("data_path"), options.pop("output_path")
+    sys.stdout.reconfigure(errors="backslashreplace")  # of names that the locale cannot show
     try:
         if output_path:
             folder = process(data_path, output_path, **options)

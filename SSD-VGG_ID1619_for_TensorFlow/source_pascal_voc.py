@@ -44,6 +44,7 @@ _SPELLINGS = {"training": "train", "default": "train", "valid": "val", "validati
 _ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm")
 _YEAR = re.compile(r"VOC\d{4}$")
 _FLAG = re.compile(r"\s+(-1|0|1)$")  # of a class's list: whether an object of it is in the image
+_MOST_XML_BYTES = 16 << 20  # parsed it may fill forty times as much
 _OVERSHOOT_PX = 1  # a box that is out by no more was meant to touch the border
 
 
@@ -137,7 +138,7 @@ def read(ref):
         return None, [Problem(ref.image_path, 0, reason, IMAGE_LEFT_OUT)]
     try:
         with open(ref.annotation_path, "rb") as file:
-            tree = _parse(file.read())
+            tree = _parse(file.read(_MOST_XML_BYTES))
     except FileNotFoundError:
         return None, [Problem(ref.listed_in, ref.line, "no annotation %s" % ref.annotation_path, IMAGE_LEFT_OUT)]
     except OSError as error:
@@ -371,6 +372,8 @@ def _parse(content):
     """The root Element of an annotation; entities, with which a small file can fill the memory, are refused."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
+    if len(content) == _MOST_XML_BYTES:
+        raise _BadXml(0, "is longer than any annotation")
     builder = _LineBuilder()
     parser = DefusedXMLParser(target=builder)
     builder.expat = parser.parser

@@ -8,8 +8,8 @@ import warnings
 import cv2
 import numpy as np
 
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
-_JPEG_END = b"\xff\xd9"
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_MOST_PIXELS = 100 * 1000 * 1000  # several copies of which fit into 2 GB
 
 
 def read_image(path, upright=False):
@@ -27,40 +27,59 @@ def read_image(path, upright=False):
     content = np.fromfile(path, np.uint8)
     if not len(content):
         raise ValueError("is empty")
-    head, image = content[:4].tobytes(), None
-    try:
-        # OpenCV may fill up with grey what is missing of a JPEG, and say nothing. Phones put films behind the end mark.
-        if head.startswith(_JPEG) and _JPEG_END not in content[-4096:].tobytes():
-            _decode_with_pillow(content, False)
-        if not head.startswith((_JPEG, _PNG)):  # of other formats OpenCV reads fewer, and not every version the same
-            return _decode_with_pillow(content, upright)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
-    except Exception as error:  # decoders raise anything when they meet a bad file
-        if "truncated" in str(error):
-            raise ValueError("is truncated") from None
+    image = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, palettes, metadata: nothing that changes a pixel
+        if _pixels(content) > _MOST_PIXELS:
+            raise ValueError("has more than %d million pixels" % (_MOST_PIXELS // 1e6))
+        try:
+            image = _decode(content, upright)
+        except Exception as error:  # decoders raise anything when they meet a bad file
+            if "truncated" in str(error):
+                raise ValueError("is truncated") from None
     if image is None:
         raise ValueError("is not an image that can be decoded")
     return image
 
 
+def _pixels(content):
+    """How many a file says that it has; 0 where that cannot be read."""
+    from PIL import Image
+    try:
+        return np.prod(Image.open(io.BytesIO(content)).size)
+    except Image.DecompressionBombError:
+        return np.inf
+    except Exception:
+        return 0
+
+
+def _decode(content, upright):
+    """uint8 [H, W, 3] BGR, None or any error of the bytes of an image file."""
+    if content[:2].tobytes() != _JPEG:  # OpenCV reads fewer, each version others, and a broken PNG may fill the memory
+        return _decode_with_pillow(content, upright)
+    # OpenCV may fill up with grey what is missing of a JPEG, and say nothing. Phones put films behind the end mark.
+    if _JPEG_END not in content[-4096:].tobytes():
+        _decode_with_pillow(content, False)
+    return cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+
+
 def _decode_with_pillow(content, upright):
     from PIL import Image, ImageOps
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, palettes, metadata: nothing that changes a pixel
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        if upright:
-            with contextlib.suppress(Exception):  # of an EXIF that makes no sense
-                image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBa", "La"):  # with colours multiplied by their opacity
-            image = image.convert(image.mode.upper())
-        if image.mode[0] not in "IF":
-            return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
-    values = np.nan_to_num(np.asarray(image, np.float64))
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    sixteen_bits = image.mode.startswith("I;16") or image.format == "PNG"  # some versions call a PNG's 16 bits "I"
+    if upright:
+        with contextlib.suppress(Exception):  # of an EXIF that makes no sense
+            image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBa", "La"):  # with colours multiplied by their opacity
+        image = image.convert(image.mode.upper())
+    if image.mode[0] not in "IF":
+        return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+    values = np.nan_to_num(np.asarray(image, np.float32))
     # 32 bits do not say what is white: the least usual level that nothing exceeds.
-    whites = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    whites = (65535,) if sixteen_bits else (1, 255, 65535) if image.mode == "F" else (255, 65535)
     white = next((level for level in whites if values.max() <= level), values.max())
-    grey = np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)
+    grey = np.clip(values * np.float32(255 / white), 0, 255).round().astype(np.uint8)
     return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
 
 

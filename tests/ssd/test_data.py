@@ -216,6 +216,7 @@ BAD_IMAGES = {
     'no annotation': ('trainval.txt', 2, 'no annotation '),
     'bomb': ('b.xml', 2, 'declares an entity'),
     'foreign entity': ('b.xml', 2, 'declares an entity'),
+    'long xml': ('b.xml', 0, 'is longer than'),
     'cut xml': ('b.xml', 2, 'is not XML'),
     'empty xml': ('b.xml', 1, 'is not XML'),
     'other size': ('b.xml', 2, 'says 400 x 30 pixels, the image has 40 x 30'),
@@ -236,8 +237,9 @@ def test_every_bad_image_is_listed_and_the_others_stay(tmp_path, case):
     tree.add('c', ('dog', 2, 2, 20, 20))
     tree.sets(trainval=['a', {'twice': 'a', 'a path': '../a'}.get(case, 'b'), 'c'])
     xml = tree.annotation('b').read_text()
-    bad_xml = {'bomb': BOMB, 'foreign entity': FOREIGN, 'cut xml': xml[:60], 'empty xml': '', 'other size': xml.replace(
-        '<width>40<', '<width>400<'), 'size is no number': xml.replace('<width>40<', '<width>x<')}
+    bad_xml = {'bomb': BOMB, 'foreign entity': FOREIGN, 'cut xml': xml[:60], 'empty xml': '',
+               'long xml': ' ' * (16 << 20) + xml, 'other size': xml.replace('<width>40<', '<width>400<'),
+               'size is no number': xml.replace('<width>40<', '<width>x<')}
     if case in bad_xml:
         tree.annotation('b').write_text(bad_xml[case])
     elif case == 'no annotation':
@@ -290,6 +292,7 @@ def drawn_modes():
     modes['P'] = rgb.quantize(colors=4, dither=Image.NONE)
     modes['1'] = Image.fromarray(quarters(0, 255, 255, 0).astype(np.uint8)).convert('1')
     modes['I;16'] = Image.fromarray(grey.astype(np.uint16) * 257)
+    modes['I;16 dark'] = Image.fromarray(grey.astype(np.uint16))  # 255 of 65535 is nearly black
     modes['I'] = Image.fromarray(grey.astype(np.int32))
     modes['F'] = Image.fromarray(grey.astype(np.float32))
     modes['F to 1'] = Image.fromarray(grey.astype(np.float32) / 255)
@@ -315,6 +318,7 @@ def drawn_modes():
         for mode in names.split():
             how = {'lossless': True} if form == 'WEBP' else {'quality': 98, 'subsampling': 0} if form == 'JPEG' else {}
             pictures['%s %s' % (form, mode)] = ending, saved(mode, form, **how), of_mode[mode], 3 * (form == 'JPEG')
+    pictures['PNG I;16 dark'] = '.png', saved('I;16 dark', 'PNG'), [(0,) * 3] * 4, 1
     pictures['TIFF F to 1'] = '.tif', saved('F to 1', 'TIFF'), of_mode['L'], 1
     rgb16 = cv2.imencode('.png', quarters(*QUARTERS_RGB)[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
     pictures['PNG RGB of 16 bits'] = '.png', rgb16, QUARTERS_RGB, 1
@@ -349,6 +353,15 @@ def test_a_picture_of_any_mode_has_its_right_colours_in_training_and_detection(t
         off = np.abs(image[..., ::-1].astype(int) - quarters(*colours)).max()
         assert off <= tolerance, '%s is off by %d' % (name, off)
         assert (read_image(data.image_path(index, 'train'), upright=True) == image).all(), name  # as detect.py reads it
+
+
+@pytest.mark.parametrize('form, ending', [('JPEG', '.jpg'), ('PNG', '.png'), ('TIFF', '.tif')])
+def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path, form, ending):
+    from PIL import Image
+    path = str(tmp_path / ('a' + ending))
+    Image.new('1', (20000, 5001)).save(path, form, **{'compression': 'group4'} if form == 'TIFF' else {})
+    with pytest.raises(ValueError, match='has more than 100 million pixels'):
+        read_image(path)
 
 
 def turned(width, height, orientation, *tags):

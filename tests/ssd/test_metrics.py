@@ -207,6 +207,13 @@ def test_the_kits_files_hold_what_was_detected(tmp_path):
         'comp4_det_test_cat.txt', 'comp4_det_test_dog.txt']
 
 
+def test_a_class_name_is_no_path(tmp_path):
+    paths = pascal_summary.PascalSummary(['a/b', '../c', '工地']).write(str(tmp_path / 'results'))
+    assert [os.path.basename(path) for path in paths] == [
+        'comp4_det_test_a%2Fb.txt', 'comp4_det_test_..%2Fc.txt', 'comp4_det_test_工地.txt']
+    assert sorted(os.listdir(str(tmp_path / 'results'))) == sorted(map(os.path.basename, paths))
+
+
 def test_the_table_names_every_class():
     ap = AveragePrecision(2)
     ap.add(boxes(0), [0], [0.9], boxes(0, 100), [0, 0], [False, False])
