@@ -104,7 +104,7 @@ class TrainingData:
         path, expected = self.image_path(index, split), self.size_px(index, split)
         try:
             for upright in (False, True):
-                image = read_image(path, upright)
+                image = read_image(path, upright, check_size=False)
                 if image.shape[1::-1] == expected:
                     return image
             reason = "%d x %d" % image.shape[1::-1]

@@ -12,12 +12,13 @@ _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _MOST_PIXELS = 100 * 1000 * 1000  # several copies of which fit into 2 GB
 
 
-def read_image(path, upright=False):
+def read_image(path, upright=False, check_size=True):
     """Reads an image file: the first picture in it, in 8 bits a channel, without its transparency.
 
     Args:
       path: str.
       upright: whether to turn it as its EXIF says; annotations mostly count pixels as they are stored.
+      check_size: whether to look first how large it says it is.
     Returns:
       uint8 [H, W, 3] BGR.
     Raises:
@@ -27,16 +28,20 @@ def read_image(path, upright=False):
     content = np.fromfile(path, np.uint8)
     if not len(content):
         raise ValueError("is empty")
+    if check_size and _pixels(content) > _MOST_PIXELS:
+        raise ValueError("has more than %d million pixels" % (_MOST_PIXELS // 1e6))
     image = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes, palettes, metadata: nothing that changes a pixel
-        if _pixels(content) > _MOST_PIXELS:
-            raise ValueError("has more than %d million pixels" % (_MOST_PIXELS // 1e6))
-        try:
-            image = _decode(content, upright)
-        except Exception as error:  # decoders raise anything when they meet a bad file
-            if "truncated" in str(error):
-                raise ValueError("is truncated") from None
+    try:
+        if content[:2].tobytes() != _JPEG:  # OpenCV reads fewer, each version others; a broken PNG may fill the memory
+            image = _decode_with_pillow(content, upright)
+        else:
+            # OpenCV may fill up with grey what is missing, and say nothing. Phones put films behind the end mark.
+            if _JPEG_END not in content[-4096:].tobytes():
+                _decode_with_pillow(content, False)
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    except Exception as error:  # decoders raise anything when they meet a bad file
+        if "truncated" in str(error):
+            raise ValueError("is truncated") from None
     if image is None:
         raise ValueError("is not an image that can be decoded")
     return image
@@ -45,36 +50,30 @@ def read_image(path, upright=False):
 def _pixels(content):
     """How many a file says that it has; 0 where that cannot be read."""
     from PIL import Image
-    try:
-        return np.prod(Image.open(io.BytesIO(content)).size)
-    except Image.DecompressionBombError:
-        return np.inf
-    except Exception:
-        return 0
-
-
-def _decode(content, upright):
-    """uint8 [H, W, 3] BGR, None or any error of the bytes of an image file."""
-    if content[:2].tobytes() != _JPEG:  # OpenCV reads fewer, each version others, and a broken PNG may fill the memory
-        return _decode_with_pillow(content, upright)
-    # OpenCV may fill up with grey what is missing of a JPEG, and say nothing. Phones put films behind the end mark.
-    if _JPEG_END not in content[-4096:].tobytes():
-        _decode_with_pillow(content, False)
-    return cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return np.prod(Image.open(io.BytesIO(content)).size)
+        except Image.DecompressionBombError:
+            return np.inf
+        except Exception:
+            return 0
 
 
 def _decode_with_pillow(content, upright):
     from PIL import Image, ImageOps
-    image = Image.open(io.BytesIO(content))
-    image.load()
-    sixteen_bits = image.mode.startswith("I;16") or image.format == "PNG"  # some versions call a PNG's 16 bits "I"
-    if upright:
-        with contextlib.suppress(Exception):  # of an EXIF that makes no sense
-            image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBa", "La"):  # with colours multiplied by their opacity
-        image = image.convert(image.mode.upper())
-    if image.mode[0] not in "IF":
-        return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, palettes, metadata: nothing that changes a pixel
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        sixteen_bits = image.mode.startswith("I;16") or image.format == "PNG"  # some versions call a PNG's 16 bits "I"
+        if upright:
+            with contextlib.suppress(Exception):  # of an EXIF that makes no sense
+                image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBa", "La"):  # with colours multiplied by their opacity
+            image = image.convert(image.mode.upper())
+        if image.mode[0] not in "IF":
+            return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
     values = np.nan_to_num(np.asarray(image, np.float32))
     # 32 bits do not say what is white: the least usual level that nothing exceeds.
     whites = (65535,) if sixteen_bits else (1, 255, 65535) if image.mode == "F" else (255, 65535)
