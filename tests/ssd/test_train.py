@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train.py, infer.py, export_model.py, detect.py and the scripts as a user runs them; mostly with a toy network."""
+"""train.py, infer.py, export_model.py, detect.py and the scripts as a user runs them, with a small network."""
 import glob
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
-import tiny
 from conftest import ROOT
+from programs import event, finish
 
 FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
 sys.path.insert(0, FOLDER)
@@ -22,70 +22,12 @@ import train  # noqa: E402
 
 smoke = pytest.mark.smoke
 TINY = ['--preset=tiny', '--batch_size=4', '--log_every=1', '--num_workers=1']
+SHORT = TINY + ['--batch_size=5', '--eval_every=1', '--train_steps=4', '--lr-values=0.0005', '--lr-boundaries=']
 
 
-def start(command, **kwargs):
-    environment = dict(os.environ, PYTHON=sys.executable)
-    for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'PYTHONPATH', 'CALLED_FROM'):
-        environment.pop(name, None)
-    environment.update(kwargs.pop('env', {}))
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            **kwargs)
-
-
-def finish(command, **kwargs):
-    process = start(command, **kwargs)
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-@pytest.fixture
-def toy(monkeypatch, capsys):
-    """Runs a program of the folder with the toy network in this process: (exit code, what it said)."""
-    tiny.install(monkeypatch.setitem, monkeypatch.setattr)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(program, *words):
-        capsys.readouterr()
-        code = program.main(list(words))
-        return code, ''.join(capsys.readouterr())
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def train_command(data, output, *words):
-    return [sys.executable, '-u', tiny.__file__, 'train.py', '--data_path=%s' % data,
-            '--output_path=%s' % output] + TINY + list(words)
-
-
-def own_words(data, output, *words):
+def words_of(data, output, *words):
     """Flags for train.py in this process, which makes its batches itself."""
     return ['--data_path=%s' % data, '--output_path=%s' % output] + TINY + ['--num_workers=0'] + list(words)
-
-
-def weights_of(prefix):
-    import tensorflow.compat.v1 as tf
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def interrupt(process, after, number):
-    """Sends a signal once a line of the process holds `after`; returns all it said."""
-    said = ''
-    for line in process.stdout:
-        said += line
-        if after in line:
-            process.send_signal(number)
-            break
-    return said + process.communicate(timeout=120)[0]
-
-
-def event(said, name):
-    """Fields of the last [name] line."""
-    from common import logparse
-    return [fields for found, fields in filter(None, map(logparse.parse_line, said.splitlines())) if found == name][-1]
 
 
 def processed(tree, folder):
@@ -108,14 +50,17 @@ def data(tree, tmp_path_factory):
     return processed(tree, tmp_path_factory.mktemp('processed') / 'voc')
 
 
-@pytest.fixture(scope='session')
-def trained(data, tmp_path_factory):
-    """(run folder, what the run said) of three steps."""
-    folder = tmp_path_factory.mktemp('trained') / 'run'
-    code, said = finish(train_command(data, folder, '--train_steps=3', '--lr-values=0.0005', '--lr-boundaries='),
-                        cwd=FOLDER)
-    assert code == 0, said
-    return str(folder), said
+@pytest.fixture(scope='module')
+def run(tree, tmp_path_factory):
+    """(exit code, what was shown, run folder) of the script on a terminal, called from elsewhere: two epochs."""
+    folder = tmp_path_factory.mktemp('script')
+    model = folder / 'zoo' / 'SSD-VGG_ID1619_for_TensorFlow'  # a copy: a tree is processed below the model folder
+    for package in ('common', 'launcher', 'tools'):
+        shutil.copytree(os.path.join(ROOT, package), str(folder / 'zoo' / package))
+    shutil.copytree(FOLDER, str(model), ignore=shutil.ignore_patterns('output*', 'data'))
+    ended, shown = programs.on_terminal(['bash', str(model / 'test' / 'train_full_1p.sh'), '--data_path=%s' % tree,
+                                         '--output_path=run'] + SHORT, cwd=str(folder))
+    return ended, shown, folder / 'run'
 
 
 # Flags
@@ -197,43 +142,33 @@ def test_workers_follow_the_cores_that_a_rank_has(monkeypatch):
 
 # A run and what it leaves
 
-def test_the_script_from_a_voc_tree_to_the_documented_block(tree, tmp_path):
-    """With the real network: one step of one image, one evaluation."""
-    root = tmp_path / 'zoo'  # a tree is processed below the model folder
-    root.mkdir()
-    folder = root / 'SSD-VGG_ID1619_for_TensorFlow'
-    for package in ('common', 'launcher', 'tools'):
-        shutil.copytree(os.path.join(ROOT, package), str(root / package))
-    shutil.copytree(FOLDER, str(folder), ignore=shutil.ignore_patterns('output*', 'data'))
-    code, said = finish(['bash', str(folder / 'test' / 'train_performance_1p.sh'), '--data_path=%s' % tree,
-                         '--output_path=run', '--train_steps=1', '--batch-size=1', '--eval_images=2',
-                         '--num-workers=0'], cwd=str(tmp_path))
-    assert code == 0, said
-    for line in ('Final Performance images/sec : ', 'Final Performance sec/step : ', 'E2E Training Duration sec : '):
-        assert line in said
-    accuracy = said.split('Final Train Accuracy : ')[1].split()[0]
-    assert accuracy == '%.4f' % float(event(said, 'eval')['map']) and event(said, 'eval')['images'] == '2'
-    assert event(said, 'run')['parameters'] == '26285486' and 'learns from scratch' in said
-    case = 'SSD-VGG_ID1619_for_TensorFlow_bs1_1p_perf'
-    for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', 'train_%s_loss.txt' % case):
-        assert (tmp_path / 'run' / name).exists(), name
-    assert os.listdir(str(folder / 'data' / 'prepared')) and sorted(os.listdir(tree)) == ['.whole.json', 'VOCdevkit']
+@smoke
+def test_the_script_shows_and_leaves_what_is_documented(run, tree):
+    ended, shown, folder = run
+    programs.check_shown(shown, ended)
+    assert 'learns from scratch' in shown
+    assert shown.split('Final Train Accuracy : ')[1].split()[0] == '%.4f' % float(event(shown, 'eval')['map'])
+    programs.check_left(folder, 'SSD-VGG_ID1619_for_TensorFlow_bs5_1p_acc')
+    assert os.listdir(str(folder / '..' / 'zoo' / 'SSD-VGG_ID1619_for_TensorFlow' / 'data' / 'prepared'))
+    assert sorted(os.listdir(tree)) == ['.whole.json', 'VOCdevkit']
+    stored = programs.weights(folder / 'ckpt' / 'step-00000004' / 'model')
+    assert int(event(shown, 'run')['parameters']) == sum(
+        value.size for name, value in stored.items() if not name.endswith(('Momentum', 'step')))
 
 
 @smoke
-def test_from_a_checkpoint_to_figures_export_and_detections(data, trained, tmp_path, toy):
-    run, said = trained
-    wanted = event(said, 'eval')
+def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path, here):
+    _, shown, folder = run
+    wanted = event(shown, 'eval')
     described = json.load(open(os.path.join(data, 'dataset.json')))
     counts = described['splits']['valid']['per_class']
     assert wanted['images'] == '11' and wanted['confidence'] == '0.01' and wanted['set'] == 'valid'
     assert int(wanted['objects']) == sum(counts['objects']) - sum(counts['difficult'])
-    assert event(said, 'train')['confidence_loss'] and event(said, 'train')['localisation_loss']
-    assert event(said, 'done')['map'] == wanted['map'] and int(event(said, 'done')['peak_rss_mb']) > 0
+    assert event(shown, 'train')['confidence_loss'] and event(shown, 'train')['localisation_loss']
+    assert event(shown, 'done')['map'] == wanted['map'] and int(event(shown, 'done')['peak_rss_mb']) > 0
 
     # 3 divides 11 as little as 8 does: every image counts once, whatever the last batch is filled up with.
-    code, found = toy(infer, '--checkpoint=%s' % run, '--best', '--data_path=%s' % data, '--batch_size=3',
+    code, found = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--batch_size=3',
                       '--pictures=2', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'))
     assert code == 0, found
     again = event(found, 'eval')
@@ -248,15 +183,15 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, trained, tmp_p
              for path in files for line in open(path)]
     assert lines and len({line[1] for line in lines}) <= 11 and all(float(line[2]) > 0.01 for line in lines)
     assert len(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == 2
-    code, few = toy(infer, '--checkpoint=%s' % run, '--data_path=%s' % data, '--eval_set=train', '--eval_images=3',
+    code, few = here(infer, '--checkpoint=%s' % folder, '--data_path=%s' % data, '--eval_set=train', '--eval_images=3',
                     '--output_path=%s' % (tmp_path / 'few'))
     assert code == 0 and event(few, 'eval')['images'] == '3' and event(few, 'eval')['set'] == 'train', few
 
-    code, exported = toy(export_model, '--checkpoint=%s' % run, '--export_dir=%s' % (tmp_path / 'export'))
+    code, exported = here(export_model, '--checkpoint=%s' % folder, '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 0, exported
-    code, again = toy(export_model, '--checkpoint=%s' % run, '--export_dir=%s' % (tmp_path / 'export'))
+    code, again = here(export_model, '--checkpoint=%s' % folder, '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 1 and 'expected a new folder' in again and 'Traceback' not in again
-    check_export(tmp_path / 'export', run)
+    check_export(tmp_path / 'export', folder)
 
     images = [os.path.join(described['root'], 'VOC2007', 'JPEGImages', image_id + '.jpg')
               for image_id in sorted({line[1] for line in lines})[:3]]
@@ -264,7 +199,7 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, trained, tmp_p
     results = []
     for model in ('export', 'export/saved_model', 'export/frozen_graph.pb'):
         out = tmp_path / ('out%d' % len(results))
-        code, said = toy(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % out, '--confidence=0.02',
+        code, said = here(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % out, '--confidence=0.02',
                          '--batch_size=2', str(tmp_path / 'bad.jpg'), str(tmp_path / 'none.jpg'), *images)
         assert code == 1 and 'bad.jpg: found no image' in said and 'none.jpg: No such file' in said, said
         results.append(json.loads((out / 'detections.json').read_text()))
@@ -284,7 +219,7 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, trained, tmp_p
         np.testing.assert_allclose(mine[2], np.float64(filed[2]) - [1, 1, 0, 0], atol=0.2)
 
 
-def check_export(folder, run):
+def check_export(folder, run_folder):
     """Both forms have the documented tensors, and they compute what the checkpoint says."""
     import tensorflow.compat.v1 as tf
     tf.disable_v2_behavior()
@@ -305,7 +240,7 @@ def check_export(folder, run):
         assert result.shape == (2, 372, 25)
         np.testing.assert_allclose(result[..., :21].sum(-1), 1, rtol=1e-4)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
-    stored = weights_of(glob.glob(os.path.join(run, 'ckpt', 'step-*', 'model.index'))[-1][:-len('.index')])
+    stored = programs.weights(run_folder / 'ckpt' / 'step-00000004' / 'model')
     with tf.Graph().as_default(), tf.Session() as session:
         tf.saved_model.loader.load(session, ['serve'], str(folder / 'saved_model'))
         names = {variable.op.name: variable for variable in tf.global_variables()}
@@ -314,53 +249,62 @@ def check_export(folder, run):
             np.testing.assert_array_equal(value, stored[name])
 
 
-def test_four_steps_are_two_and_a_kill_and_two(data, tmp_path):
-    words = ['--train_steps=4', '--warmup_steps=2']
-    code, said = finish(train_command(data, tmp_path / 'whole', *words), cwd=FOLDER)
-    assert code == 0, said
-    command = train_command(data, tmp_path / 'killed', '--checkpoint-interval=2', *words)
-    said = interrupt(start(command, cwd=FOLDER), '[save] step=2', signal.SIGKILL)
+def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(data, run, tmp_path, here, monkeypatch):
+    words = ['--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'run'), '--checkpoint-interval=2',
+             '--name=mine'] + SHORT
+    said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
+                              signal.SIGKILL)
     assert '[done]' not in said
-    code, said = finish(command, cwd=FOLDER)
-    assert code == 0 and event(said, 'run')['first_step'] == '2', said
-    whole = weights_of(tmp_path / 'whole' / 'ckpt' / 'step-00000004' / 'model')
-    resumed = weights_of(tmp_path / 'killed' / 'ckpt' / 'step-00000004' / 'model')
+
+    def rate_and_request(*words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rate(*words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        code, said = here(train, *words)
+    assert code == 143 and event(said, 'run')['first_step'] == '2' and event(said, 'save')['step'] == '3', said
+    folder = tmp_path / 'run' / 'mine'
+    before = sorted(os.listdir(str(folder)))
+    code, said = here(train, *(words + ['--weight_decay=1e-3']))
+    assert code == 1 and '--weight_decay: expected 0.0005 as in the unfinished run' in event(said, 'fail')['message']
+    assert sorted(os.listdir(str(folder))) == before
+    from common import checkpoint
+    for path in (tmp_path / 'run', folder, folder / 'step-00000003'):
+        assert checkpoint.find_checkpoint(str(path))[1]['step'] == 3
+    code, said = here(train, *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '3', said
+    whole = programs.weights(run[2] / 'ckpt' / 'step-00000004' / 'model')
+    resumed = programs.weights(folder / 'step-00000004' / 'model')
     assert sorted(whole) == sorted(resumed) and len(whole) > 120
     assert [name for name in whole if name.endswith('Momentum')]
     different = [name for name in whole if not np.array_equal(whole[name], resumed[name])]
     assert not different, different[:5]
 
 
-def test_sigterm_saves_and_other_flags_do_not_continue_it(data, tmp_path):
-    command = train_command(data, tmp_path / 'run', '--train_steps=100000', '--name=mine')
-    process = start(command, cwd=FOLDER)
-    said = interrupt(process, '[train] step=2', signal.SIGTERM)
-    assert process.returncode == 143, said
-    saved = int(said.split('[save] step=')[-1].split()[0])
-    folder = tmp_path / 'run' / 'mine'
-    assert saved >= 2 and weights_of(folder / ('step-%08d' % saved) / 'model')['global_step'] == saved
-    before = sorted(os.listdir(str(folder)))
-    code, said = finish(command + ['--weight_decay=1e-3'], cwd=FOLDER)
-    assert code == 1 and '--weight_decay: expected 0.0005 as in the unfinished run' in event(said, 'fail')['message']
-    assert sorted(os.listdir(str(folder))) == before
-    from common import checkpoint
-    for path in (tmp_path / 'run', folder, folder / ('step-%08d' % saved)):
-        assert checkpoint.find_checkpoint(str(path))[1]['step'] == saved
+def test_sigterm_of_a_process_saves(data, tmp_path):
+    process = programs.start([sys.executable, '-u', 'train.py', '--data_path=%s' % data, '--train_steps=100000',
+                              '--output_path=%s' % (tmp_path / 'run')] + TINY, cwd=FOLDER)
+    said = programs.interrupt(process, '[train] step=2', signal.SIGTERM)
+    assert process.returncode == 143 and 'Traceback' not in said, said
+    saved = int(event(said, 'save')['step'])
+    stored = programs.weights(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved) / 'model')
+    assert saved >= 2 and stored['global_step'] == saved
 
 
 @smoke
-def test_synthetic_with_adam_clipping_and_cosine(tmp_path, toy):
-    code, said = toy(train, '--synthetic', '--output_path=%s' % (tmp_path / 'run'), '--train_steps=4',
+def test_synthetic_with_adam_clipping_and_cosine(tmp_path, here):
+    code, said = here(train, '--synthetic', '--output_path=%s' % (tmp_path / 'run'), '--train_steps=4',
                      '--optimizer=adam', '--clip_norm=1', '--schedule=cosine', '--lr-values=0.01', '--lr-boundaries=',
                      '--precision_mode=allow_mix_precision', *TINY)
     assert code == 0 and '[eval]' not in said, said
     losses = [float(line.split(' loss=')[1].split()[0]) for line in said.splitlines() if '[train]' in line]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert 'lr=0.01' in said and float(event(said, 'train')['lr']) < 0.002
-    assert [name for name in weights_of(tmp_path / 'run' / 'ckpt' / 'step-00000004' / 'model') if 'Adam' in name]
+    assert [name for name in programs.weights(tmp_path / 'run' / 'ckpt' / 'step-00000004' / 'model') if 'Adam' in name]
 
 
-def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(toy):
+def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(here):
     """One plain step (no momentum yet, rate 1) moves each weight by minus its gradient."""
     from common.runtime import open_runtime
     moves = []
@@ -388,28 +332,28 @@ def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(toy):
         np.testing.assert_allclose(clipped[name] / short, plain[name] / length, atol=1e-3, err_msg=name)
 
 
-def test_a_run_starts_from_another_one_and_from_a_published_checkpoint(data, trained, tmp_path, toy):
+def test_a_run_starts_from_another_one_and_from_a_published_checkpoint(data, run, tmp_path, here):
     """From ours with momentum and step, from the reference's with its weights alone."""
     import tensorflow.compat.v1 as tf
-    prefix = glob.glob(os.path.join(trained[0], 'ckpt', 'step-*', 'model.index'))[-1][:-len('.index')]
-    code, said = toy(train, *own_words(data, tmp_path / 'ours', '--train_steps=4', '--resume=%s' % trained[0]))
-    assert code == 0 and event(said, 'run')['first_step'] == '3' and event(said, 'run')['start'] == prefix, said
-    stored = {name: value for name, value in weights_of(prefix).items()
+    prefix = str(run[2] / 'ckpt' / 'step-00000004' / 'model')
+    code, said = here(train, *words_of(data, tmp_path / 'ours', '--train_steps=5', '--resume=%s' % run[2]))
+    assert code == 0 and event(said, 'run')['first_step'] == '4' and event(said, 'run')['start'] == prefix, said
+    stored = {name: value for name, value in programs.weights(prefix).items()
               if name.split('/')[-1] in ('filter', 'biases', 'scale')}
     with tf.Graph().as_default(), tf.Session() as session:
         variables = [tf.get_variable(name, initializer=value) for name, value in stored.items()]
         session.run(tf.global_variables_initializer())
         published = tf.train.Saver(variables).save(session, str(tmp_path / 'final.ckpt'))
-    code, said = toy(train, *own_words(data, tmp_path / 'published', '--train_steps=1', '--resume=%s' % published,
+    code, said = here(train, *words_of(data, tmp_path / 'published', '--train_steps=1', '--resume=%s' % published,
                                        '--lr-values=1e-37', '--lr-boundaries='))
     assert code == 0 and event(said, 'run')['first_step'] == '0' and 'from scratch' not in said, said
-    after = weights_of(tmp_path / 'published' / 'ckpt' / 'step-00000001' / 'model')
+    after = programs.weights(tmp_path / 'published' / 'ckpt' / 'step-00000001' / 'model')
     for name, value in stored.items():
         np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-30)
 
 
-def test_learning_images_by_heart_evaluates_them(data, tmp_path, toy):
-    code, said = toy(train, *own_words(data, tmp_path / 'run', '--train_images=3', '--eval_set=train', '--epochs=2',
+def test_learning_images_by_heart_evaluates_them(data, tmp_path, here):
+    code, said = here(train, *words_of(data, tmp_path / 'run', '--train_images=3', '--eval_set=train', '--epochs=2',
                                        '--no_augment', '--eval_every=1', '--batch_size=2'))
     assert code == 0, said
     assert event(said, 'run')['images'] == '3' and event(said, 'run')['steps'] == '4'
@@ -440,21 +384,21 @@ def test_what_is_missing_is_one_sentence_and_the_run_folder_stays(words, told, d
 
 
 @smoke
-def test_a_checkpoint_of_other_classes_or_preset_is_refused(data, trained, tmp_path, capsys, toy):
-    line = failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'), '--resume=' + trained[0])
+def test_a_checkpoint_of_other_classes_or_preset_is_refused(data, run, tmp_path, capsys, here):
+    line = failure(capsys, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'out'), '--resume=%s' % run[2])
     assert '--preset: expected tiny, which ' in line and 'found vgg300' in line
     description = json.load(open(os.path.join(data, 'dataset.json')))
     shutil.copytree(data, str(tmp_path / 'other'))
     description['classes'][3] = 'ship'
     (tmp_path / 'other' / 'dataset.json').write_text(json.dumps(description))
-    for program, words in ((train, TINY + ['--resume=' + trained[0]]), (infer, ['--checkpoint=' + trained[0]])):
-        code, said = toy(program, '--data_path=%s' % (tmp_path / 'other'), '--output_path=%s' % (tmp_path / 'out'),
+    for program, words in ((train, TINY + ['--resume=%s' % run[2]]), (infer, ['--checkpoint=%s' % run[2]])):
+        code, said = here(program, '--data_path=%s' % (tmp_path / 'other'), '--output_path=%s' % (tmp_path / 'out'),
                          *words)
         assert code == 1 and 'class 3' in said and 'boat' in said and 'ship' in said, said
 
 
-def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, toy):
-    code, said = toy(train, *own_words(data, tmp_path / 'run', '--train_steps=60', '--save_every=1', '--lr-values=1e30',
+def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, here):
+    code, said = here(train, *words_of(data, tmp_path / 'run', '--train_steps=60', '--save_every=1', '--lr-values=1e30',
                                        '--lr-boundaries='))
     message = event(said, 'fail')['message']
     assert code == 1 and message.split(' loss at step ')[0] in ('confidence', 'localisation')
@@ -463,41 +407,46 @@ def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, toy):
     assert newest == 'none yet' or os.path.exists(newest + '.index')
 
 
-def test_an_image_that_is_gone_stops_training_with_its_name(tree, tmp_path, toy):
-    """Also when a worker notices: then with its traceback."""
+def test_an_image_that_is_gone_stops_the_run_with_its_name(tree, tmp_path, here):
+    """Also when a worker notices: then with its traceback. The run's own record and its report say it."""
     shutil.copytree(os.path.join(tree, 'VOCdevkit'), str(tmp_path / 'VOCdevkit'))
     data = processed(tmp_path, tmp_path / 'processed')
-    process = start(train_command(data, tmp_path / 'run', '--train_steps=100000'), cwd=FOLDER)
-    said = ''
-    for line in process.stdout:
-        said += line
-        if '[train] step=1 ' in line:
-            for path in glob.glob(str(tmp_path / 'VOCdevkit' / 'VOC2007' / 'JPEGImages' / '*')):
-                os.remove(path)
-            break
-    said += process.communicate(timeout=120)[0]
+    script = ['bash', os.path.join(FOLDER, 'test', 'train_full_1p.sh')]
+    process = programs.start(script + ['--data_path=%s' % data, '--output_path=run', '--train_steps=100000'] + TINY,
+                             cwd=str(tmp_path))
+
+    def lose_images():
+        for path in glob.glob(str(tmp_path / 'VOCdevkit' / 'VOC2007' / 'JPEGImages' / '*')):
+            os.remove(path)
+    said = programs.interrupt(process, '[train] step=1 ', lose_images)
     assert process.returncode == 1 and 'Traceback' in said, said
-    for each in (said, toy(train, *own_words(data, tmp_path / 'again', '--train_steps=5'))[1]):
-        assert '.jpg: expected an image; found No such file' in event(each, 'fail')['message']
+    _, again = here(train, *words_of(data, tmp_path / 'again', '--train_steps=5'))
+    for each in (said, again):
+        message = event(each, 'fail')['message']
+        assert '.jpg: expected an image of ' in message and 'found No such file' in message, message
+    with open(str(tmp_path / 'run' / 'metrics.jsonl')) as lines:
+        last = [json.loads(line) for line in lines][-1]
+    assert last['event'] == 'fail' and '.jpg: expected an image' in last['message']
+    assert '.jpg: expected an image' in (tmp_path / 'run' / 'report.md').read_text()
 
 
 @smoke
-def test_a_model_that_is_none_is_named(tmp_path, toy):
+def test_a_model_that_is_none_is_named(tmp_path, here):
     image = str(tmp_path / 'a.jpg')
     (tmp_path / 'frozen_graph.pb').write_bytes(b'\xff\xff\xffnothing')
     for model, told in (('none', 'frozen_graph.pb or saved_model/; found neither'), ('', 'model.json'),
                         ('frozen_graph.pb', 'model.json')):
-        code, said = toy(detect, '--model=%s' % (tmp_path / model), image)
+        code, said = here(detect, '--model=%s' % (tmp_path / model), image)
         assert code == 1 and told in event(said, 'fail')['message'], said
     (tmp_path / 'model.json').write_text(json.dumps({'preset': 'vgg300', 'classes': ['cat'], 'input': 'image_input:0',
                                                      'output': 'result/result:0'}))
     (tmp_path / 'saved_model').mkdir()
     (tmp_path / 'saved_model' / 'saved_model.pb').write_bytes(b'\xff\xff\xffnothing')
     for model in ('frozen_graph.pb', 'saved_model'):
-        code, said = toy(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % (tmp_path / 'out'), image)
+        code, said = here(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % (tmp_path / 'out'), image)
         assert code == 1 and model + ': expected' in event(said, 'fail')['message'], said
     (tmp_path / 'frozen_graph.pb').write_bytes(b'')  # a graph without anything
-    code, said = toy(detect, '--model=%s' % tmp_path, '--output_path=%s' % (tmp_path / 'out'), image)
+    code, said = here(detect, '--model=%s' % tmp_path, '--output_path=%s' % (tmp_path / 'out'), image)
     assert code == 1 and 'expected an exported model with image_input:0' in event(said, 'fail')['message'], said
 
 
