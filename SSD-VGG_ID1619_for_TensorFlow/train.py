@@ -186,7 +186,6 @@ def build_graph(runtime, parsed, num_classes, evaluates):
 
 def train(parsed):
     """Runs the training; returns the exit code."""
-    # Data
     data = load_data(parsed)
     preset = ssdutils.PRESETS[parsed.preset]
     classes = list(data.classes) if data else ["class %d" % number for number in range(SYNTHETIC_CLASSES)]
@@ -202,8 +201,7 @@ def train(parsed):
                 weights.check_classes(*run.restored, classes, data.folder)
         vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not run.restored else ({}, [])
         runtime = run.open_runtime(large_kernels=True)
-        workers = num_workers(parsed, run.ranks)
-        tf = runtime.tf
+        tf, workers = runtime.tf, num_workers(parsed, run.ranks)
 
         # Graph
         graph = build_graph(runtime, parsed, len(classes), eval_images > 0)
