@@ -3,4 +3,4 @@
 # 200 epochs of Pascal VOC on one card with the documented recipe; every flag of train.py may follow.
 . "$(dirname "$0")/../../launcher/run.sh"
 run --case=acc train.py \
-  --epochs=200 --batch-size=8 --lr-values='0.00075;0.0001;0.00001' --lr-boundaries='320000;400000' "$@"
+  --epochs=200 --batch-size=8 --lr-values='0.00075;0.0001;0.00001' --lr-boundaries='320000;400000' --clip_norm=10 "$@"
