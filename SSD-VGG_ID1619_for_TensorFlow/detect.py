@@ -126,8 +126,8 @@ def detect(parsed):
     files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(entries, indent=1))
     for entry in entries:
         shown = ["%s %.2f" % (detection["class"], detection["confidence"]) for detection in entry["detections"]]
-        print("%s: %s" % (entry["image"], ", ".join(shown) or "nothing"))
-    print("written: %s" % parsed.output_path)
+        runlog.say("%s: %s" % (entry["image"], ", ".join(shown) or "nothing"))
+    runlog.say("written: %s" % parsed.output_path)
     return failed
 
 

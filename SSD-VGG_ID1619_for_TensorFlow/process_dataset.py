@@ -27,7 +27,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
-from common.files import WHOLE_FILE, DataError, whole_folder, write_text  # noqa: E402
+from common.files import WHOLE_FILE, DataError, cache_folder, fingerprint, whole_folder, write_text  # noqa: E402
+from common.runlog import say  # noqa: E402
 from training_data import (  # noqa: E402
     ARRAYS_FILE,
     BAD_FILE,
@@ -90,10 +91,12 @@ def prepare(data_path=None, cache_root=None, annotate=0, workers=None, **choices
         return data_path
     plan = _plan(data_path, **choices)
     state = hashlib.sha256(json.dumps(plan.settings).encode()).hexdigest()
-    cache_root = cache_root or os.path.join(DEFAULT_DATA, "prepared")
+    wanted = cache_root = cache_root or os.path.join(DEFAULT_DATA, "prepared")
     name = "%s-%s" % (os.path.basename(data_path), state[:12])
-    if not read_description(os.path.join(cache_root, name)):
-        cache_root = cache_folder(cache_root, os.path.basename(HERE))
+    if not read_description(os.path.join(wanted, name)):
+        cache_root = cache_folder(wanted, os.path.basename(HERE))
+    if cache_root != wanted:
+        say("%s cannot be written; prepared data goes to %s" % (wanted, cache_root))
     return _make(plan, os.path.join(cache_root, name), annotate, workers)
 
 
@@ -130,52 +133,14 @@ def _plan(data_path, source="pascal_voc", train_sets=None, valid_sets=None, on_b
     return _Plan(source, root, refs, sets, problems, settings)
 
 
-def fingerprint(paths):
-    """A hash of the state of files: paths, sizes and times of change.
-
-    Args:
-      paths: iterable of str; what is not there, or a broken link, counts as absent.
-    Returns:
-      64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = os.stat(path)
-            state = "%d %d" % (status.st_size, status.st_mtime_ns)
-        except OSError:
-            state = "absent"
-        digest.update(os.fsencode("%s\0%s\n" % (path, state)))
-    return digest.hexdigest()
-
-
-def cache_folder(preferred, name):
-    """A folder for what can be made again; prints a sentence when that is not the preferred one.
-
-    Args:
-      preferred: the folder, which need not exist.
-      name: of a folder in the user's cache, which is $XDG_CACHE_HOME or ~/.cache.
-    Returns:
-      preferred where it can be written or made, else the other.
-    """
-    existing = os.path.abspath(preferred)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK):
-        return preferred
-    folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), name)
-    print("%s cannot be written: using %s" % (preferred, folder), flush=True)
-    return folder
-
-
 def _make(plan, folder, annotate, workers):
     with whole_folder(folder, plan.settings, MADE_BY, besides=(ANNOTATED_FOLDER,)) as fresh:
         if fresh:
-            print("processing %s into %s" % (" and ".join("%d images to %s (%s)" % (
-                len(plan.refs[split]), verb, ", ".join(plan.sets[split]) or "none")
-                for split, verb in zip(SPLITS, ("train", "validate"))), folder), flush=True)
+            counts = ["%d images to %s (%s)" % (len(plan.refs[split]), verb, ", ".join(plan.sets[split]) or "none")
+                      for split, verb in zip(SPLITS, ("train", "validate"))]
+            say("processing %s into %s" % (" and ".join(counts), folder))
             for problem in plan.problems[:_SHOWN_PROBLEMS]:
-                print(_said(problem), flush=True)
+                say(_said(problem))
             _write(fresh, plan, workers or os.cpu_count() or 1)
     if annotate:
         _annotate(folder, annotate)
@@ -338,14 +303,13 @@ def report(folder):
 def main(argv=None):
     options = vars(parse_args(argv))
     data_path, output_path = options.pop("data_path"), options.pop("output_path")
-    sys.stdout.reconfigure(errors="backslashreplace")  # of names that the locale cannot show
     try:
         if output_path:
             folder = process(data_path, output_path, **options)
         else:
             folder = prepare(data_path, **options)
-        print(report(folder))
-        print("train with --data_path=%s" % folder)
+        say(report(folder))
+        say("train with --data_path=%s" % folder)
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -726,16 +726,15 @@ def test_a_tree_is_prepared_once_and_never_inside_the_users_data(drawn, tmp_path
 
 def test_without_a_place_to_write_the_users_cache_is_taken_and_said(drawn, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'mine'))
-    (tmp_path / 'file').write_text('')  # root may write into any folder, but not below this
-    folder = process_dataset.prepare(drawn, str(tmp_path / 'file' / 'prepared'))
+    shared = process_dataset.prepare(drawn, str(tmp_path / 'shared'))
+    capsys.readouterr()
+    monkeypatch.setattr(os, 'access', lambda *_: False)
+    assert process_dataset.prepare(drawn, str(tmp_path / 'shared')) == shared and capsys.readouterr().out == ''
+    folder = process_dataset.prepare(drawn, str(tmp_path / 'prepared'))
     said = capsys.readouterr().out.splitlines()[0]
-    assert said == '%s cannot be written: using %s' % (tmp_path / 'file' / 'prepared', os.path.dirname(folder))
+    assert said == '%s cannot be written; prepared data goes to %s' % (tmp_path / 'prepared', os.path.dirname(folder))
     assert TrainingData(folder).num_train == 10
     assert os.path.dirname(folder) == str(tmp_path / 'mine' / 'SSD-VGG_ID1619_for_TensorFlow')
-    shared = process_dataset.prepare(drawn, str(tmp_path / 'shared'))
-    monkeypatch.setattr(os, 'access', lambda *_: False)
-    capsys.readouterr()
-    assert process_dataset.prepare(drawn, str(tmp_path / 'shared')) == shared and capsys.readouterr().out == ''
 
 
 def test_ranks_that_start_together_process_once(drawn, tmp_path):
@@ -760,6 +759,10 @@ def test_the_command_runs_as_documented(drawn, tmp_path):
     assert rows['all'][0] == '10' and rows['all'][3] == '6' and len(rows) >= 22
     assert sum(int(rows[name][1]) for name in source_pascal_voc.CLASSES) == int(rows['all'][1])
     assert (tmp_path / 'out' / 'annotated').is_dir()
+    environment['PYTHONIOENCODING'] = 'ascii'
+    made = subprocess.run([script, '--data-path', drawn, '--output-path=图片'], cwd=str(tmp_path), env=environment,
+                          capture_output=True, text=True)
+    assert (made.returncode, made.stderr) == (0, '') and '\\u56fe' in made.stdout
 
 
 def test_arrays_that_were_changed_are_refused(processed, tmp_path):

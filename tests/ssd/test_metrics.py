@@ -236,7 +236,7 @@ def test_detections_of_two_ranks_come_together_in_the_order_of_the_images():
         def __init__(self, others=0.0):
             self.ranks, self.others, self.sent = 2, others, None
 
-        def total(self, table):
+        def all_sum(self, table):
             self.sent = table
             return table + self.others
     second = Rank()
