@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 
+from common import ranks
 from common.files import Explained
 
 RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn", "fail", "done"
@@ -118,8 +119,7 @@ def guarded(function, *args):
     try:
         return function(*args)
     except Exception as error:
-        rank = os.environ.get("RANK_ID") or "0"
-        RunLog(rank=int(rank) if rank.isdigit() else 0).fail(error)
+        RunLog(rank=0 if ranks.is_rank_0() else 1).fail(error)
         return 1
 
 

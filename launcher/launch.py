@@ -27,6 +27,7 @@ import time
 
 from common import checkpoint, files, flags, logparse, runlog
 from common.files import DataError
+from common.ranks import table_file
 from launcher import processes, ranktable
 from tools import report
 
@@ -138,7 +139,7 @@ def _find_table(ranks):
             raise DataError("ASCEND_DEVICE_ID", "a device's number", repr(device_id), "correct it or unset it")
         table = ranktable.local_table(1)
         return table._replace(devices=(table.devices[0]._replace(device_id=int(device_id)),))
-    path = os.environ.get("RANK_TABLE_FILE")
+    path = table_file()
     if not path:
         return ranktable.local_table(ranks)
     os.environ["RANK_TABLE_FILE"] = flags.input_path(path)  # the ranks and find_data are to find it from anywhere
