@@ -50,11 +50,16 @@ class TrainingData:
     def __init__(self, folder):
         self.folder = folder
         description = read_description(folder)
-        if description is None or description["format"] != FORMAT:
+        if description is None or description.get("format") != FORMAT:
             raise DataError(folder, "a folder that process_dataset.py wrote", "no %s of format %d in it" % (
                 DATASET_FILE, FORMAT), "run ./process_dataset.py")
-        self.classes, self.root = tuple(description["classes"]), description["root"]
-        self._splits = {split: self._load(split, description["splits"][split]["sha256"]) for split in SPLITS}
+        try:
+            self.classes, self.root = tuple(map(str, description["classes"])), os.fspath(description["root"])
+            sha256_of = {split: description["splits"][split]["sha256"] for split in SPLITS}
+        except (KeyError, TypeError) as error:
+            raise DataError(os.path.join(folder, DATASET_FILE), "what process_dataset.py writes", "something else",
+                            "delete the folder and run ./process_dataset.py again") from error
+        self._splits = {split: self._load(split, sha256_of[split]) for split in SPLITS}
         self.num_classes = len(self.classes)
         self.num_train, self.num_valid = (self.num_images(split) for split in SPLITS)
         if not os.path.isdir(self.root):

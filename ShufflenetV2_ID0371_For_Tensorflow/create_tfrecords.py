@@ -156,7 +156,7 @@ def read_boxes(path):
     """boxes.npy -> {row of the metadata file: float [n, 4] of xmin, ymin, xmax, ymax}."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy reads the header as Python, so also SyntaxError; MemoryError for a large number
         raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax",
                         getattr(error, "strerror", None) or str(error).split(".")[0],
                         "write it with explore_imagenet.py; pickles are not read here") from error
@@ -188,7 +188,7 @@ def read_metadata(path, classes, boxes=None):
                 raise DataError(path, "a table with the columns path and wordnet_id", str(table.fieldnames),
                                 "write it with explore_imagenet.py")
             for number, row in enumerate(table):
-                if not row["path"] or row["wordnet_id"] not in label_of:
+                if not row["path"] or "\0" in row["path"] or row["wordnet_id"] not in label_of:
                     raise DataError("%s, line %d" % (path, number + 2),
                                     "a path and one of the %d classes of --labels" % len(classes),
                                     "%r, %r" % (row["path"], row["wordnet_id"]),

@@ -76,7 +76,7 @@ class Shards:
         path = os.path.join(self.folder, INDEX_FILE)
         try:
             index = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # also SyntaxError: numpy reads the header as Python; MemoryError of a large number
             raise DataError(path, "the index of the shards", getattr(error, "strerror", None) or "a damaged file",
                             _AGAIN) from error
         if (not isinstance(index, np.ndarray) or index.shape != (manifest["images"], 4) or index.dtype != np.int64

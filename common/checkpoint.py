@@ -21,6 +21,7 @@ from common.files import DataError, lock_folder, move_aside, prepare_output_dir,
 
 FLAGS_FILE, STATE_FILE, BEST_FILE, POINTER_FILE = "flags.json", "state.json", "best.json", "checkpoint"
 LOCK_FD = "RUN_LOCK_FD"  # environment: the descriptor of a lock that the launcher hands down
+_NUMBER, _NONE = (int, float), type(None)
 PREFIX = "model"  # a checkpoint's files are model.index, model.data-00000-of-00001
 
 
@@ -60,7 +61,7 @@ def open_run(output_path, flags):
 
 def _decide(output_path, flags):
     """(whether the run that is there is continued, whether it is to be moved aside); DataError refuses."""
-    recorded = read_json(os.path.join(output_path, FLAGS_FILE))
+    recorded = _read_fields(os.path.join(output_path, FLAGS_FILE))
     state = "none" if recorded is None else "finished" if is_finished(output_path) else "unfinished"
     _check_resume(output_path, flags, state)
     if state != "unfinished" or flags["resume"] == "False":
@@ -150,7 +151,7 @@ def is_finished(output_path):
         with open(os.path.join(output_path, "metrics.jsonl"), encoding="utf-8") as lines:
             last = collections.deque(lines, maxlen=1)
         return bool(last) and json.loads(last[0]).get("event") == "done"
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return False
 
 
@@ -163,7 +164,7 @@ class CheckpointStore:
     """
 
     def __init__(self, output_path, name=None):
-        recorded = {} if name else read_json(os.path.join(output_path, FLAGS_FILE)) or {}
+        recorded = {} if name else _read_fields(os.path.join(output_path, FLAGS_FILE), name=(str, _NONE)) or {}
         self.folder = os.path.join(output_path, name or recorded.get("name") or "ckpt")
 
     def save(self, state, write, metric=None):
@@ -202,7 +203,7 @@ class CheckpointStore:
             os.rename(temporary, final)
         _flush(self.folder)
         write_text(os.path.join(self.folder, POINTER_FILE), 'model_checkpoint_path: "%s/%s"\n' % (name, PREFIX))
-        best = read_json(os.path.join(self.folder, BEST_FILE))
+        best = self._read_best()
         if metric is not None and (best is None or metric >= best["metric"]):
             best = {"checkpoint": name, "metric": metric}
             write_text(os.path.join(self.folder, BEST_FILE), json.dumps(best))
@@ -221,7 +222,7 @@ class CheckpointStore:
 
     def best(self):
         """(prefix, state) of the checkpoint that evaluated best, or None."""
-        best = read_json(os.path.join(self.folder, BEST_FILE))
+        best = self._read_best()
         return _whole(os.path.join(self.folder, best["checkpoint"])) if best else None
 
     def clean(self):
@@ -230,6 +231,9 @@ class CheckpointStore:
             for name in os.listdir(self.folder):
                 if name.startswith("tmp-"):
                     shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+
+    def _read_best(self):
+        return _read_fields(os.path.join(self.folder, BEST_FILE), checkpoint=str, metric=_NUMBER)
 
     def _names(self):
         if not os.path.isdir(self.folder):
@@ -262,20 +266,29 @@ def find_checkpoint(path, best=False):
     if chosen:
         return chosen
     if os.path.exists(path + ".index"):
-        return path, read_json(os.path.join(os.path.dirname(path), STATE_FILE)) or {}
+        return path, _read_fields(os.path.join(os.path.dirname(path), STATE_FILE)) or {}
     raise DataError(path, "a run folder, its ckpt folder, a checkpoint's folder or a path prefix such as "
                           "ckpt/step-00000500/model", "no whole checkpoint", "train first, or correct the path")
 
 
 def _whole(folder):
-    state = read_json(os.path.join(folder, STATE_FILE))
-    if not state:
+    state = _read_fields(os.path.join(folder, STATE_FILE), step=_NUMBER, files=dict, epoch=_NUMBER + (_NONE,),
+                         wall_sec=_NUMBER + (_NONE,))
+    if state is None:
         return None
     for name, size in state["files"].items():
         path = os.path.join(folder, name)
         if not os.path.isfile(path) or os.path.getsize(path) != size:
             return None
     return os.path.join(folder, PREFIX), state
+
+
+def _read_fields(path, **types):
+    """The JSON object in a file, None when there is none or one of these fields is not of its type."""
+    content = read_json(path)
+    if isinstance(content, dict) and all(isinstance(content.get(name), kinds) for name, kinds in types.items()):
+        return content
+    return None
 
 
 def _flush(path):

@@ -77,7 +77,7 @@ def summarize(lines):
     ms_per_step = _first_number(done, "ms_per_step")
     accuracy = [value for _, value in accuracies if value is not None][-1:]
     return Summary(
-        device=run.get("device"), ranks=int(run.get("ranks", 1)), batch_size=int(run.get("batch_size", 0)),
+        device=run.get("device"), ranks=_integer(run, "ranks", 1), batch_size=_integer(run, "batch_size", 0),
         images_per_sec=_first_number(done, "images_per_sec"),
         sec_per_step=None if ms_per_step is None else ms_per_step / 1000, loss=measured[-1][1] if measured else None,
         accuracy=accuracy[0] if accuracy else None, losses=measured, before_sec=_first_number(run, "before_sec") or 0.0,
@@ -125,6 +125,12 @@ def _first_number(fields, *keys):
         with contextlib.suppress(KeyError, ValueError):
             return float(fields[key])
     return None
+
+
+def _integer(fields, key, default):
+    with contextlib.suppress(KeyError, ValueError):
+        return int(fields[key])
+    return default
 
 
 def _said(value, form, without="not measured"):

@@ -241,8 +241,9 @@ def _rows(runs):
 
 def _differences(output_paths, runs):
     """[[name, value in the first run, ...], ...]: flags, then fields of [run], that runs having them disagree in."""
-    recorded = [{"--" + name: value for name, value in (read_json(os.path.join(path, FLAGS_FILE)) or {}).items()
-                 if name not in _NO_DIFFERENCE} for path in output_paths]
+    saved = [read_json(os.path.join(path, FLAGS_FILE)) for path in output_paths]
+    recorded = [{"--" + name: value for name, value in (of_run if isinstance(of_run, dict) else {}).items()
+                 if name not in _NO_DIFFERENCE} for of_run in saved]
     said = [{name: value for name, value in (events[runlog.RUN] or [{}])[-1].items()
              if name not in ("time", "event") + _IN_TABLE and "--" + name not in own_flags}
             for events, own_flags in zip(runs, recorded)]

@@ -57,6 +57,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     assert store.newest()[1]['step'] == 1
 
 
+@pytest.mark.parametrize('content', [7, [], {}, {'step': 2}, {'step': '2', 'files': {}}, {'step': 2, 'files': [1]},
+                                     {'step': 2, 'files': {}, 'epoch': 'x'}, {'step': 2, 'files': {}, 'wall_sec': []}])
+def test_another_programs_state_is_no_checkpoint(tmp_path, content):
+    store = checkpoint.CheckpointStore(str(tmp_path))
+    save(store, 1, metric=0.5)
+    prefix = save(store, 2)
+    for name, text in ((prefix[:-len('model')] + 'state.json', json.dumps(content)),
+                       (os.path.join(store.folder, 'best.json'), json.dumps(content)),
+                       (str(tmp_path / 'flags.json'), json.dumps(content)), (str(tmp_path / 'metrics.jsonl'), '7')):
+        with open(name, 'w') as file:
+            file.write(text)
+    assert store.newest()[1]['step'] == 1 and store.best() is None
+    assert checkpoint.find_checkpoint(str(tmp_path))[1]['step'] == 1 and not checkpoint.is_finished(str(tmp_path))
+
+
 def test_leftovers_of_a_killed_save_are_no_checkpoint_and_go(tmp_path):
     store = checkpoint.CheckpointStore(str(tmp_path))
     os.makedirs(os.path.join(store.folder, 'tmp-step-00000009-1'))
