@@ -45,16 +45,16 @@ def test_crops_and_mirrors_are_those_of_the_image():
              for view in (padded, padded[:, ::-1]) for top in range(9) for left in range(9)}
     made = utils.crop_and_flip(np.repeat(image, 400, 0), np.random.RandomState(0))
     assert made.shape == (400, 6, 9, 3) and made.dtype == np.uint8
-    found = {view.tobytes() for view in made}
-    assert found <= legal
-    assert len(found) > 100  # of 162: places and mirrors vary
+    views = {view.tobytes() for view in made}
+    assert views <= legal
+    assert len(views) > 100  # of 162: places and mirrors vary
 
 
 def test_metrics_by_hand():
     scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
-    found = utils.metrics(scores, np.array([0, 1]))
-    assert found['top1'] == 0.5 and found['top5'] == 1.0
-    assert found['loss'] == pytest.approx(-(np.log(0.7) + np.log(0.2)) / 2)
+    result = utils.metrics(scores, np.array([0, 1]))
+    assert result['top1'] == 0.5 and result['top5'] == 1.0
+    assert result['loss'] == pytest.approx(-(np.log(0.7) + np.log(0.2)) / 2)
     assert utils.metrics(np.eye(10, dtype=np.float32)[[0]] - np.arange(10), np.array([6]))['top5'] == 0.0
 
 
