@@ -140,7 +140,7 @@ def _make(plan, folder, annotate, workers):
                       for split, verb in zip(SPLITS, ("train", "validate"))]
             say("processing %s into %s" % (" and ".join(counts), folder))
             for problem in plan.problems[:_SHOWN_PROBLEMS]:
-                say(_said(problem))
+                say(_said(*problem))
             _write(fresh, plan, workers or os.cpu_count() or 1)
     if annotate:
         _annotate(folder, annotate)
@@ -184,7 +184,7 @@ def _write(folder, plan, workers):
         description["splits"][split] = _write_split(folder, split, samples, plan)
     if not description["splits"]["train"]["objects"]:
         raise DataError(plan.root, "at least one object to train on", "none in %d images%s" % (
-            len(plan.refs["train"]), "; the first problem: " + _said(problems[0]) if problems else ""),
+            len(plan.refs["train"]), "; the first problem: " + _said(*problems[0]) if problems else ""),
             "check the lists in ImageSets/Main and the class names in %s.py" % source.__name__)
     description["problems"] = collections.Counter(problem.action for problem in problems)
     with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -273,8 +273,8 @@ def _annotate(folder, count):
         cv2.imwrite(os.path.join(folder, ANNOTATED_FOLDER, os.path.splitext(name)[0] + ".jpg"), image)
 
 
-def _said(problem):
-    return "%s%s: %s; %s" % (problem.path, ":%d" % problem.line if problem.line else "", problem.reason, problem.action)
+def _said(path, line, reason, action):
+    return "%s%s: %s; %s" % (path, ":%s" % line if int(line) else "", reason, action)
 
 
 def report(folder):
@@ -292,7 +292,7 @@ def report(folder):
     if description["problems"]:
         with open(os.path.join(folder, BAD_FILE), encoding="utf-8", errors="surrogateescape", newline="") as file:
             bad = list(csv.reader(file))[1:]
-        lines += ["%s:%s: %s; %s" % tuple(row) for row in bad[:_SHOWN_PROBLEMS]]
+        lines += [_said(*row) for row in bad[:_SHOWN_PROBLEMS]]
         lines.append("%s; all of them: %s" % (", ".join("%d x %s" % (count, action) for action, count in sorted(
             description["problems"].items())), os.path.join(folder, BAD_FILE)))
     if not description["splits"]["valid"]["images"]:
