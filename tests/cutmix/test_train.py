@@ -175,7 +175,7 @@ def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, few_cifar10, tmp_p
     code, said = here(train, *words)
     assert code == 0 and event(said, 'run')['first_step'] == '3', said
     whole, resumed = (state(folder / 'ckpt' / 'step-00000004') for folder in (run[2], tmp_path / 'run'))
-    assert sorted(whole) == sorted(resumed) and len(whole) > 60
+    assert sorted(whole) == sorted(resumed) and len(whole) > 40
     assert any(name.startswith('arr_') and np.abs(value).max() > 0 and value.ndim == 4 for name, value in whole.items())
     different = [name for name in whole if not np.array_equal(whole[name], resumed[name])]
     assert not different, different[:5]
@@ -187,7 +187,7 @@ def test_sigterm_of_a_process_saves(tmp_path):
     said = programs.interrupt(process, '[train] step=2', signal.SIGTERM)
     assert process.returncode == 143 and 'Traceback' not in said, said
     saved = int(event(said, 'save')['step'])
-    assert saved >= 2 and len(state(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved))) > 60
+    assert saved >= 2 and len(state(tmp_path / 'run' / 'ckpt' / ('step-%08d' % saved))) > 40
 
 
 def failure(capsys, *words):
@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path, here):
         code, said = here(train, '--synthetic', '--output_path=%s' % (disk / 'run'), '--save_every=1',
                           *(TINY + ['--train_steps=6']))
         assert code == 1 and 'of free disk space' in event(said, 'fail')['message'] and 'Traceback' not in said, said
-        assert len(state(disk / 'run' / 'ckpt' / 'step-00000001')) > 60
+        assert len(state(disk / 'run' / 'ckpt' / 'step-00000001')) > 40
     finally:
         subprocess.call(['umount', '--lazy', str(disk)])  # TensorBoard's file stays open
 
@@ -266,7 +266,7 @@ def test_the_preview_is_a_picture(few_cifar10, tmp_path, capsys, augment):
     assert train.main(['--data_path=%s' % few_cifar10, '--preview=%s' % picture, '--augment=%s' % augment]) == 0
     assert 'preview: %s' % picture in capsys.readouterr().out
     pixels = image.imread(str(picture))
-    assert pixels.shape[0] > 600 and pixels.shape[1] > 1000 and pixels[..., :3].std() > 0.1
+    assert pixels.shape[0] > 400 and pixels.shape[1] > 1000 and pixels[..., :3].std() > 0.1
 
 
 def test_the_other_generation_of_keras_trains_and_reads_the_same_files(run, few_cifar10, tmp_path, here):

@@ -7,26 +7,22 @@ import signal
 import subprocess
 import sys
 
+import programs
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path.insert(0, ROOT)
-_OF_A_RANK = ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'CUDA_VISIBLE_DEVICES', 'JOB_ID',
-              'TF_CONFIG', 'SERVER_ID', 'CALLED_FROM', 'HCCL_IF_BASE_PORT')
+ROOT = programs.ROOT
 
 
 class Run:
-    """One run folder of tiny_train.py."""
+    """One run folder, by default of tiny_train.py."""
 
     def __init__(self, folder, launchers):
         self.folder, self._launchers = folder, launchers
 
     def start(self, ranks, *words, before=(), command=None, cwd=HERE, **environment):
-        own = dict({name: value for name, value in os.environ.items() if name not in _OF_A_RANK},
-                   PYTHON=sys.executable, PYTHONPATH=ROOT, **environment)
-        command = command or [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%d' % ranks,
-                              'tiny_train.py']
+        command = command or [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%d' % ranks, 'tiny_train.py']
+        own = programs.environment(PYTHONPATH=os.pathsep.join([ROOT, programs.IN_PROGRAMS]), **environment)
         self._launchers.append(subprocess.Popen(
             list(before) + command + ['--device=cpu', '--output_path=%s' % self.folder] + list(words), cwd=cwd, env=own,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
@@ -61,17 +57,27 @@ class Run:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-@pytest.fixture
-def new_run(tmp_path):
-    """() -> Run in a folder of its own; launchers that are left in the end are killed, and their ranks with them."""
+def _runs(folder):
     launchers, count = [], []
 
     def make():
         count.append(1)
-        return Run(tmp_path / ('run%d' % len(count)), launchers)
+        return Run(folder / ('run%d' % len(count)), launchers)
     yield make
     for process in launchers:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    """() -> Run in a folder of its own; launchers that are left in the end are killed, and their ranks with them."""
+    yield from _runs(tmp_path)
+
+
+@pytest.fixture(scope='session')
+def shared_run(tmp_path_factory):
+    """The same for runs that several tests look at."""
+    yield from _runs(tmp_path_factory.mktemp('shared'))

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four models as two ranks: through their scripts, their evaluation, and what they learn."""
+"""The four models, with small networks, as two ranks: through their scripts, their evaluation, what they learn."""
 import functools
 import json
 import os
-import re
-import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 from conftest import ROOT
 
@@ -21,7 +20,7 @@ SCRIPTS = {
     CUTMIX: (['--batch_size=8'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
     SHUFFLENET: (['--batch_size=4', '--num_classes=10', '--prepare'],
                  ['eval.py', '--checkpoint_dir=RUN', '--num_classes=10', '--prepare']),
-    SSD: (['--batch_size=1'], ['infer.py', '--checkpoint=RUN', '--output_path=RUN/infer']),
+    SSD: (['--batch_size=1', '--preset=tiny'], ['infer.py', '--checkpoint=RUN', '--output_path=RUN/infer']),
 }
 
 
@@ -38,71 +37,60 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.parametrize('folder', SCRIPTS)
-def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, drawn, new_run):
+def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, drawn, new_run, tmp_path):
     run, (words, evaluation) = new_run(), SCRIPTS[folder]
-    data = '--data_path=%s' % drawn[folder]
+    data, renames = '--data_path=%s' % drawn[folder], tmp_path / 'renames'
     said = run.finish(2, data, '--train_steps=3', *words, RANK_SIZE='2', cwd=os.path.join(ROOT, folder),
-                      command=['bash', os.path.join('test', 'train_full_8p.sh')])
+                      command=['bash', os.path.join('test', 'train_full_8p.sh')], RENAMES=str(renames))
     assert len(set(run.checksums(2))) == 1 and 'Final Performance' in said and '_2p_acc' in ' '.join(
         os.listdir(str(run.folder)))
+    assert renames.read_text().split('\n') == ['0 step-00000003', '']  # rank 0 alone saves
     together = run.events('eval')[-1]
-    environment = dict(os.environ, PYTHONPATH=ROOT)
-    alone = subprocess.run([sys.executable] + [word.replace('RUN', str(run.folder)) for word in evaluation] +
-                           [data, '--device=cpu'], cwd=os.path.join(ROOT, folder), env=environment,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert alone.returncode == 0, alone.stdout
-    fields = dict(re.findall(r'(\w+)=(\S+)', re.findall(r'\[eval\] (.*)', alone.stdout)[-1]))
+    code, alone = programs.finish(
+        [sys.executable] + [word.replace('RUN', str(run.folder)) for word in evaluation] + [data, '--device=cpu'],
+        cwd=os.path.join(ROOT, folder))
+    assert code == 0, alone
+    fields = programs.event(alone, 'eval')
     compared = [name for name in ('loss', 'top1', 'top5', 'map', 'map_area', 'objects', 'images') if name in together]
     assert len(compared) == 4
     for name in compared:
-        assert float(fields[name]) == pytest.approx(together[name], rel=1e-3, abs=1e-4), (name, alone.stdout)
-
-
-def run_same_shards(folder, ranks, output):
-    """The variables after three steps on the same batch on every rank, each rank on one core."""
-    from launcher import ranktable
-    addresses = ranktable.endpoints(ranktable.local_table(ranks))
-    cores, started = sorted(os.sched_getaffinity(0)), []
-    for rank in range(ranks):
-        environment = dict(os.environ, RANK_ID=str(rank), RANK_SIZE=str(ranks), TF_CONFIG=json.dumps(
-            {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': rank}}))
-        started.append(subprocess.Popen(
-            [sys.executable, os.path.join(HERE, 'same_shards.py'), folder, output], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            preexec_fn=functools.partial(os.sched_setaffinity, 0, {cores[rank % len(cores)]})))
-    for process in started:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-    with np.load(output) as stored:
-        return [stored[name] for name in stored.files]
+        assert float(fields[name]) == pytest.approx(together[name], rel=1e-3, abs=1e-4), (name, alone)
 
 
 @pytest.mark.parametrize('folder', [CSPNET, CUTMIX, SHUFFLENET])
 def test_two_ranks_with_one_batch_learn_what_one_learns(folder, tmp_path):
-    one = run_same_shards(folder, 1, str(tmp_path / 'one.npz'))
-    two = run_same_shards(folder, 2, str(tmp_path / 'two.npz'))
-    assert len(one) == len(two) > 10
-    for alone, together in zip(one, two):
-        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    from launcher import ranktable
+    addresses = ranktable.endpoints(ranktable.local_table(2))
+    cores = sorted(os.sched_getaffinity(0))
+    started = [programs.start(
+        [sys.executable, os.path.join(HERE, 'same_shards.py'), folder, str(tmp_path)],
+        env=dict(RANK_ID=str(rank), RANK_SIZE='2', TF_CONFIG=json.dumps(
+            {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': rank}})),
+        preexec_fn=functools.partial(os.sched_setaffinity, 0, {cores[rank % len(cores)]})) for rank in range(2)]
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    with np.load(str(tmp_path / 'alone.npz')) as alone, np.load(str(tmp_path / 'together.npz')) as together:
+        assert len(alone.files) == len(together.files) > 10
+        for name in alone.files:
+            np.testing.assert_allclose(together[name], alone[name], rtol=0, atol=1e-5)
 
 
-def test_ssd_learns_from_two_times_four_images_what_it_learns_from_eight(drawn, new_run):
+def test_ssd_learns_from_two_times_four_images_what_it_learns_from_eight(drawn, new_run, here):
     """SSD has no batch normalisation. Long gradients of fresh weights would let rounding grow: see clip_norm."""
     one, two = new_run(), new_run()
-    words = ['--data_path=%s' % drawn[SSD], '--precision_mode=force_fp32', '--eval_images=0', '--num_workers=0',
-             '--lr-values=0.001', '--lr-boundaries=', '--clip_norm=1']
-
-    def train(run, ranks, steps):
-        command = [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%d' % ranks, 'train.py']
-        run.finish(ranks, '--batch_size=%d' % (8 // ranks), '--train_steps=%d' % steps, *words, command=command,
-                   cwd=os.path.join(ROOT, SSD))
-        return {name: value for name, value in run.variables().items() if 'Momentum' not in name}
-    alone, together = train(one, 1, 5), train(two, 2, 5)
+    words = ['--data_path=%s' % drawn[SSD], '--preset=tiny', '--precision_mode=force_fp32', '--eval_images=0',
+             '--num_workers=0', '--lr-values=0.001', '--lr-boundaries=', '--clip_norm=1', '--train_steps=5']
+    sys.path.insert(0, os.path.join(ROOT, SSD))
+    import train
+    code, said = here(train, '--batch_size=8', '--output_path=%s' % one.folder, *words)
+    assert code == 0, said
+    two.finish(2, '--batch_size=4', *words, command=[sys.executable, '-m', 'launcher', '--case=acc', '--ranks=2',
+                                                     'train.py'], cwd=os.path.join(ROOT, SSD))
+    alone, together = ({name: value for name, value in run.variables().items() if 'Momentum' not in name}
+                       for run in (one, two))
     assert set(alone) == set(together) and 'conv1_1/filter' in alone
-    moved = 0
     for name in alone:
         np.testing.assert_allclose(together[name], alone[name], rtol=0, atol=1e-5, err_msg=name)
-    for name in alone:  # the agreement is not that of weights which hardly changed
-        if name.endswith('biases'):  # which start at 0
-            moved = max(moved, np.abs(alone[name]).max())
-    assert moved > 1e-4
+    # The agreement is not that of weights which hardly changed: biases start at 0.
+    assert max(np.abs(value).max() for name, value in alone.items() if name.endswith('biases')) > 1e-4

@@ -13,6 +13,7 @@ from common import flags, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 IMAGES, FEATURES = 64, 8
+RATE = 0.002  # far from its end after some dozens of steps: runs that differ have different weights
 
 
 def parse_args(argv=None):
@@ -54,7 +55,7 @@ def train(parsed):
         moving = tf.get_variable("moving_mean", [FEATURES], tf.float32, tf.zeros_initializer(), trainable=False,
                                  use_resource=True)
         loss = tf.reduce_mean((tf.matmul(inputs, weights)[:, 0] - targets) ** 2)
-        optimizer = runtime.wrap_optimizer(tf.train.MomentumOptimizer(0.01, 0.9))
+        optimizer = runtime.wrap_optimizer(tf.train.MomentumOptimizer(RATE, 0.9))
         with tf.control_dependencies([moving.assign_sub(0.1 * (moving - tf.reduce_mean(inputs, 0)))]):
             update = optimizer.apply_gradients(optimizer.compute_gradients(loss),
                                                global_step=tf.train.get_or_create_global_step())
@@ -66,7 +67,7 @@ def train(parsed):
         elif run.rank > 0:  # what rank 0 sends must not depend on equal seeds
             session.run(weights.assign(weights + run.rank))
         runtime.broadcast(tf.global_variables())
-        run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix), peak_rate=0.01,
+        run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix), peak_rate=RATE,
                   model="Tiny")
         for step in run.steps():
             features, wanted = batch_of(step - 1, parsed, run.rank, run.ranks)
@@ -74,7 +75,7 @@ def train(parsed):
                 features = features * float("nan")
             value, _ = session.run([loss, update], {inputs: features, targets: wanted})
             time.sleep(float(os.environ.get("PAUSE_SEC", 0)))
-            run.ended(step, 0.01, loss=value)
+            run.ended(step, RATE, loss=value)
     return run.exit_code
 
 

@@ -7,16 +7,16 @@ import sys
 
 def _cspnet(module, change):
     change(module, 'STEM_CHANNELS', 8)
-    change(module, 'STAGES', tuple(module.Stage(channels, channels, 1, 4) for channels in (8, 8, 8, 16, 16)))
+    change(module, 'STAGES', (module.Stage(8, 8, 1, 4),) * 2)
 
 
 def _shufflenet(module, change):
-    change(module, 'STAGES', (('Stage2', 2), ('Stage3', 2), ('Stage4', 2)))
+    change(module, 'STAGES', (('Stage2', 2),))
     change(module, 'WIDTHS', dict(module.WIDTHS, **{'0.5': module.Width(16, 64)}))
 
 
 def _cutmix(module, change):
-    change(module, 'STAGES', (8, 16, 32))
+    change(module, 'STAGES', (8, 16))
     change(module, 'BLOCKS', 1)
 
 
