@@ -23,6 +23,7 @@ _TITLES = dict(_ACCURACIES, loss="loss", images_per_sec="images / s")
 # Flags that no difference repeats: two that name the run folder, and one that the table has.
 _NO_DIFFERENCE = ("output_path", "SUMMARY", "batch_size")
 _IN_TABLE = ("model", "device", "batch_size", "ranks", "first_step")  # fields of [run] that no difference repeats
+_NUMBERS = ("step", "epoch", "wall_sec", "loss", "images_per_sec") + tuple(_ACCURACIES)  # where an event has them
 _CONFUSION_PNG = "confusion.png"
 _LOG_RATIO = 5  # runs whose typical values lie this far apart are drawn on a logarithmic axis
 
@@ -42,8 +43,9 @@ def read_metrics(output_path):
                 fields = json.loads(line)
                 event = fields["event"]
                 key = fields["step"] if event in (runlog.TRAIN, runlog.EVAL, runlog.SAVE) else number
-                events[event][key] = fields
-            except (ValueError, TypeError, KeyError):
+                if all(isinstance(fields.get(name, 0), (int, float)) for name in _NUMBERS):
+                    events[event][key] = fields
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
     return {event: [by_key[key] for key in sorted(by_key)] for event, by_key in events.items()}
 
