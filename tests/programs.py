@@ -98,9 +98,9 @@ def check_shown(shown, ended):
         assert line in shown, line
 
 
-def check_left(folder, case):
-    """What a run leaves in its folder."""
+def check_left(folder, case, losses='train_%s_loss.txt'):
+    """What a run leaves in its folder; `losses` is the documented name of its loss file."""
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
-                 case + '.log', 'train_%s_loss.txt' % case):
+                 case + '.log', losses % case):
         assert os.path.exists(os.path.join(str(folder), name)), name
     assert [name for name in os.listdir(os.path.join(str(folder), 'tb')) if 'tfevents' in name]

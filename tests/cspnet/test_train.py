@@ -76,8 +76,8 @@ def test_the_script_shows_and_leaves_what_is_documented(run):
     programs.check_shown(shown, ended)
     assert 'Traceback' not in shown
     case = 'CSPNet_ID0840_for_TensorFlow_bs16_1p_acc'
-    programs.check_left(folder, case)
-    assert len((folder / ('train_%s_loss.txt' % case)).read_text().split()) == 4
+    programs.check_left(folder, case, '%s_loss.txt')
+    assert len((folder / (case + '_loss.txt')).read_text().split()) == 4
     assert (folder / 'flags.json').read_text().count('"LEARNING_RATE": 0.01') == 1
     code, table = finish([sys.executable, '-m', 'tools.report', '--table', str(folder)], cwd=ROOT)
     assert code == 0 and '| CSPNet | cpu | 16 x 1 |' in table and str(folder / 'curves.png') in table
