@@ -168,12 +168,10 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
     assert event(shown, 'done')['map'] == wanted['map'] and int(event(shown, 'done')['peak_rss_mb']) > 0
 
     # 3 divides 11 as little as 8 does: every image counts once, whatever the last batch is filled up with.
-    code, found = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--batch_size=3',
+    code, found = here(infer, '--checkpoint=%s' % folder, '--data_path=%s' % data, '--batch_size=3',
                       '--pictures=2', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'))
     assert code == 0, found
     again = event(found, 'eval')
-    evaluated = programs.events(shown, 'eval')
-    wanted = max(reversed(evaluated), key=lambda fields: float(fields['map']))  # of equals the newest
     for key in ('step', 'images', 'objects'):
         assert again[key] == wanted[key]
     for key in ('map', 'map_area'):
@@ -185,9 +183,11 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
              for path in files for line in open(path)]
     assert lines and len({line[1] for line in lines}) <= 11 and all(float(line[2]) > 0.01 for line in lines)
     assert len(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == 2
-    code, few = here(infer, '--checkpoint=%s' % folder, '--data_path=%s' % data, '--eval_set=train', '--eval_images=3',
-                    '--output_path=%s' % (tmp_path / 'few'))
+    code, few = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--eval_set=train',
+                    '--eval_images=3', '--output_path=%s' % (tmp_path / 'few'))
     assert code == 0 and event(few, 'eval')['images'] == '3' and event(few, 'eval')['set'] == 'train', few
+    best = max(reversed(programs.events(shown, 'eval')), key=lambda fields: float(fields['map']))  # of equals the newest
+    assert event(few, 'eval')['step'] == best['step']
 
     code, exported = here(export_model, '--checkpoint=%s' % folder, '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 0, exported
