@@ -186,8 +186,8 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
     code, few = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--eval_set=train',
                     '--eval_images=3', '--output_path=%s' % (tmp_path / 'few'))
     assert code == 0 and event(few, 'eval')['images'] == '3' and event(few, 'eval')['set'] == 'train', few
-    best = max(reversed(programs.events(shown, 'eval')), key=lambda fields: float(fields['map']))  # of equals the newest
-    assert event(few, 'eval')['step'] == best['step']
+    newest_first = programs.events(shown, 'eval')[::-1]
+    assert event(few, 'eval')['step'] == max(newest_first, key=lambda fields: float(fields['map']))['step']
 
     code, exported = here(export_model, '--checkpoint=%s' % folder, '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 0, exported
