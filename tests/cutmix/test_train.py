@@ -247,7 +247,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, tmp_path, here):
     disk.mkdir()
     checkpoint = run[2] / 'ckpt' / 'step-00000004'
     size = sum(os.path.getsize(str(checkpoint / name)) for name in os.listdir(str(checkpoint)))
-    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=%d' % (1.5e6 + size), 'tmpfs', str(disk)],
+    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=%d' % (1.04e6 + size), 'tmpfs', str(disk)],
                        stderr=subprocess.DEVNULL):
         pytest.skip('this user may not mount a small disk')
     try:
