@@ -22,10 +22,11 @@ REAL_CIFAR10_SCRIPT = os.path.join(ROOT, '..', 'shared', 'data', 'cifar10', 'mak
 def here(monkeypatch, capsys):
     """(module, *words) -> (exit code, what it said): runs a program in this process, with a small network."""
     import small_networks
+    small_networks.install(monkeypatch.setattr)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(program, *words):
-        small_networks.install(monkeypatch.setattr)
+        small_networks.install(monkeypatch.setattr)  # what can be imported by now
         capsys.readouterr()
         code = program.main(list(words))
         return code, ''.join(capsys.readouterr())

@@ -81,6 +81,12 @@ def event(said, name):
     return events(said, name)[-1]
 
 
+def script_flags(script):
+    """train.py's flags in a launch script."""
+    _, said = finish(['bash', script], env={'PYTHON': 'echo'})
+    return said.split(' train.py ')[1].split()
+
+
 def weights(prefix):
     """{name: array} of a TensorFlow checkpoint."""
     import tensorflow.compat.v1 as tf
@@ -98,9 +104,11 @@ def check_shown(shown, ended):
         assert line in shown, line
 
 
-def check_left(folder, case, losses='train_%s_loss.txt'):
-    """What a run leaves in its folder; `losses` is the documented name of its loss file."""
+def check_left(folder, case, steps, losses='train_%s_loss.txt'):
+    """What a run leaves in its folder; `losses` names the file of as many losses as it had steps."""
     for name in ('train_0.log', 'metrics.jsonl', 'flags.json', 'ckpt/checkpoint', 'report.md', 'curves.png',
                  case + '.log', losses % case):
         assert os.path.exists(os.path.join(str(folder), name)), name
+    with open(os.path.join(str(folder), losses % case)) as lines:
+        assert len(lines.read().split()) == steps
     assert [name for name in os.listdir(os.path.join(str(folder), 'tb')) if 'tfevents' in name]

@@ -19,6 +19,7 @@ sys.path.insert(0, FOLDER)
 import test as evaluation  # noqa: E402
 import train  # noqa: E402
 
+SCRIPT = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
 TINY = ['--batch_size=16', '--warmup_steps=2', '--DISPLAY_STEP=1', '--VAL_EPOCH=1', '--LEARNING_RATE=0.01']
 SHORT = TINY + ['--train_steps=4']
 
@@ -27,8 +28,7 @@ SHORT = TINY + ['--train_steps=4']
 def run(few_cifar10, tmp_path_factory):
     """(exit code, what was shown, run folder) of the script on a terminal, called from elsewhere: two epochs."""
     folder = tmp_path_factory.mktemp('script')
-    script = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
-    ended, shown = programs.on_terminal(['bash', script, '--data_path=%s' % few_cifar10, '--output_path=run'] + SHORT,
+    ended, shown = programs.on_terminal(['bash', SCRIPT, '--data_path=%s' % few_cifar10, '--output_path=run'] + SHORT,
                                         cwd=str(folder))
     return ended, shown, folder / 'run'
 
@@ -75,9 +75,7 @@ def test_the_script_shows_and_leaves_what_is_documented(run):
     ended, shown, folder = run
     programs.check_shown(shown, ended)
     assert 'Traceback' not in shown
-    case = 'CSPNet_ID0840_for_TensorFlow_bs16_1p_acc'
-    programs.check_left(folder, case, '%s_loss.txt')
-    assert len((folder / (case + '_loss.txt')).read_text().split()) == 4
+    programs.check_left(folder, 'CSPNet_ID0840_for_TensorFlow_bs16_1p_acc', 4, losses='%s_loss.txt')
     assert (folder / 'flags.json').read_text().count('"LEARNING_RATE": 0.01') == 1
     code, table = finish([sys.executable, '-m', 'tools.report', '--table', str(folder)], cwd=ROOT)
     assert code == 0 and '| CSPNet | cpu | 16 x 1 |' in table and str(folder / 'curves.png') in table
@@ -98,7 +96,8 @@ def test_evaluation_says_what_training_said(run, few_cifar10, tmp_path, here):
 
 
 def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, few_cifar10, tmp_path, here, monkeypatch):
-    words = ['--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'run'), '--save_every=2'] + SHORT
+    words = programs.script_flags(SCRIPT) + ['--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'run'),
+                                             '--save_every=2'] + SHORT
     said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
                               signal.SIGKILL)
     assert '[done]' not in said

@@ -19,6 +19,7 @@ import eval as evaluation  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
+SCRIPT = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
 TINY = ['--num_classes=10', '--batch_size=20', '--save_summary_steps=1', '--lr=0.01', '--warmup_epochs=0']
 SHORT = TINY + ['--mode=train_and_evaluate', '--colour_jitter=0.2', '--max_train_steps=4']
 
@@ -165,7 +166,7 @@ def test_the_script_shows_and_leaves_what_is_documented(run):
     assert 'prepared ' in shown and event(shown, 'eval')['images'] == '20'
     assert sorted(event(shown, 'eval')) == ['epoch', 'images', 'loss', 'step', 'top1', 'top1_no_ema', 'top5',
                                             'top5_no_ema']
-    programs.check_left(folder, 'ShufflenetV2_ID0371_For_Tensorflow_bs20_1p_acc')
+    programs.check_left(folder, 'ShufflenetV2_ID0371_For_Tensorflow_bs20_1p_acc', 4)
     assert (folder / 'alexnet_training.log').read_text().count('[train]') == 4
 
 
@@ -233,7 +234,8 @@ def check_export(folder, image, rows):
 
 
 def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, tmp_path, here, monkeypatch):
-    words = ['--data_dir=%s' % run[3], '--log_dir=%s' % (tmp_path / 'run'), '--save_checkpoints_steps=2'] + SHORT
+    words = programs.script_flags(SCRIPT) + ['--data_dir=%s' % run[3], '--log_dir=%s' % (tmp_path / 'run'),
+                                             '--save_checkpoints_steps=2'] + SHORT
     said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
                               signal.SIGKILL)
     assert '[done]' not in said

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
+import small_networks
 from conftest import ROOT
 
 FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
@@ -272,7 +272,7 @@ def test_loss_moves_towards_the_targets_only():
 @smoke
 def test_one_rate_suits_all_initial_weights(monkeypatch):
     """Pixels go to 255, yet maps begin at size 1 and no layer's gradient stands out in proportion to its weights."""
-    tiny.install(monkeypatch.setitem, monkeypatch.setattr)
+    small_networks.install(monkeypatch.setattr)
     maps, convolution = [], ssdvgg._convolution
 
     def noted(*args, **kwargs):
@@ -468,7 +468,7 @@ def test_a_published_checkpoint_loads_by_name(tmp_path, runtime):
             np.testing.assert_array_equal(found, values[name])
         with open(prefix + '.data-00000-of-00001', 'r+b') as file:
             file.truncate(1000)
-        with pytest.raises(DataError, match='final.ckpt: expected a whole checkpoint'):
+        with pytest.raises(DataError, match='final.ckpt: expected a whole TensorFlow checkpoint'):
             weights.restore(runtime.tf, session, prefix, 'vgg300')
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import programs
 import pytest
 from conftest import ROOT
-from programs import event, finish
+from programs import event, events, finish
 
 FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
 sys.path.insert(0, FOLDER)
@@ -21,6 +21,7 @@ import infer  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
+SCRIPT = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
 TINY = ['--preset=tiny', '--batch_size=4', '--log_every=1', '--num_workers=1']
 SHORT = TINY + ['--batch_size=5', '--eval_every=1', '--train_steps=4', '--lr-values=0.0005', '--lr-boundaries=']
 
@@ -148,7 +149,7 @@ def test_the_script_shows_and_leaves_what_is_documented(run, tree):
     programs.check_shown(shown, ended)
     assert 'learns from scratch' in shown
     assert shown.split('Final Train Accuracy : ')[1].split()[0] == '%.4f' % float(event(shown, 'eval')['map'])
-    programs.check_left(folder, 'SSD-VGG_ID1619_for_TensorFlow_bs5_1p_acc')
+    programs.check_left(folder, 'SSD-VGG_ID1619_for_TensorFlow_bs5_1p_acc', 4)
     assert os.listdir(str(folder / '..' / 'zoo' / 'SSD-VGG_ID1619_for_TensorFlow' / 'data' / 'prepared'))
     assert sorted(os.listdir(tree)) == ['.whole.json', 'VOCdevkit']
     stored = programs.weights(folder / 'ckpt' / 'step-00000004' / 'model')
@@ -184,10 +185,11 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
     assert lines and len({line[1] for line in lines}) <= 11 and all(float(line[2]) > 0.01 for line in lines)
     assert len(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == 2
     code, few = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--eval_set=train',
-                    '--eval_images=3', '--output_path=%s' % (tmp_path / 'few'))
+                     '--eval_images=3', '--output_path=%s' % (tmp_path / 'few'))
+    best = json.loads((folder / 'ckpt' / 'best.json').read_text())
+    assert best['checkpoint'] == 'step-%08d' % int(event(few, 'eval')['step'])
+    assert '%.4f' % best['metric'] == max(fields['map'] for fields in events(shown, 'eval'))
     assert code == 0 and event(few, 'eval')['images'] == '3' and event(few, 'eval')['set'] == 'train', few
-    newest_first = programs.events(shown, 'eval')[::-1]
-    assert event(few, 'eval')['step'] == max(newest_first, key=lambda fields: float(fields['map']))['step']
 
     code, exported = here(export_model, '--checkpoint=%s' % folder, '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 0, exported
@@ -252,8 +254,8 @@ def check_export(folder, run_folder):
 
 
 def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(data, run, tmp_path, here, monkeypatch):
-    words = ['--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'run'), '--checkpoint-interval=2',
-             '--name=mine'] + SHORT
+    words = programs.script_flags(SCRIPT) + ['--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'run'),
+                                             '--checkpoint-interval=2', '--name=mine'] + SHORT
     said = programs.interrupt(programs.start([sys.executable, '-u', 'train.py'] + words, cwd=FOLDER), '[save] step=2',
                               signal.SIGKILL)
     assert '[done]' not in said
@@ -413,9 +415,8 @@ def test_an_image_that_is_gone_stops_the_run_with_its_name(tree, tmp_path, here)
     """Also when a worker notices: then with its traceback. The run's own record and its report say it."""
     shutil.copytree(os.path.join(tree, 'VOCdevkit'), str(tmp_path / 'VOCdevkit'))
     data = processed(tmp_path, tmp_path / 'processed')
-    script = ['bash', os.path.join(FOLDER, 'test', 'train_full_1p.sh')]
-    process = programs.start(script + ['--data_path=%s' % data, '--output_path=run', '--train_steps=100000'] + TINY,
-                             cwd=str(tmp_path))
+    process = programs.start(['bash', SCRIPT, '--data_path=%s' % data, '--output_path=run', '--train_steps=100000']
+                             + TINY, cwd=str(tmp_path))
 
     def lose_images():
         for path in glob.glob(str(tmp_path / 'VOCdevkit' / 'VOC2007' / 'JPEGImages' / '*')):
