@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -306,6 +307,18 @@ def test_synthetic_with_adam_clipping_and_cosine(tmp_path, here):
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert 'lr=0.01' in said and float(event(said, 'train')['lr']) < 0.002
     assert [name for name in programs.weights(tmp_path / 'run' / 'ckpt' / 'step-00000004' / 'model') if 'Adam' in name]
+
+
+@pytest.mark.parametrize('script', ['train_full_1p.sh', 'train_full_8p.sh'])
+def test_the_recipe_of_a_script_trains_from_scratch(script, data, tmp_path, here):
+    """It stays finite and halves its loss; the warm-up, meant for thousands of steps, is left out."""
+    with open(os.path.join(FOLDER, 'test', script), encoding='utf-8') as file:
+        recipe = shlex.split(file.read().rpartition(' train.py ')[2].replace('\\\n', ' '))
+    code, said = here(train, *[word for word in recipe if word.startswith('--')], *words_of(
+        data, tmp_path / 'run', '--batch_size=2', '--train_steps=60', '--eval_images=0', '--warmup_steps=0'))
+    losses = [float(fields['loss']) for fields in events(said, 'train')]
+    assert code == 0 and len(losses) == 60, said
+    assert np.mean(losses[-20:]) < losses[0] / 2, losses
 
 
 def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(here):
