@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import programs
 import pytest
+import small_networks
 from conftest import ROOT
 from programs import event, events, finish
 
@@ -321,9 +322,10 @@ def test_the_recipe_of_a_script_trains_from_scratch(script, data, tmp_path, here
     assert np.mean(losses[-20:]) < losses[0] / 2, losses
 
 
-def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(here):
+def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(monkeypatch):
     """One plain step (no momentum yet, rate 1) moves each weight by minus its gradient."""
     from common.runtime import open_runtime
+    small_networks.install(monkeypatch.setattr)
     moves = []
     for words in ([], ['--weight_decay=0.5'], ['--clip_norm=0.125']):
         parsed = train.parse_args(TINY + ['--synthetic', '--weight_decay=0', '--device=cpu'] + words)
