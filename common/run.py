@@ -116,9 +116,9 @@ class Run:
         self.first_step = self._runtime.broadcast_int(self.restored[1].get("step", 0) if self.restored else 0)
         return self._runtime
 
-    def begin(self, variables, save, evaluate=None, judged_by=None, state=None, peak_rate=None, look_every=1,
-              advice="lower the learning rate, or set --precision_mode=force_fp32", new_warnings=lambda: (),
-              tensorboard=None, log_name=None, at_end=lambda: None, **fields):
+    def begin(self, variables, save, evaluate=None, judged_by=None, state=None, parameters=0, peak_rate=None,
+              look_every=1, advice="lower the learning rate, or set --precision_mode=force_fp32",
+              new_warnings=lambda: (), tensorboard=None, log_name=None, at_end=lambda: None, **fields):
         """Call it when weights are as training starts with: writes flags.json and the [run] line.
 
         Args:
@@ -127,7 +127,7 @@ class Run:
           evaluate: function() -> fields of the [eval] line, or None when a request to stop cut it short.
           judged_by: the field of these, higher is better, that a checkpoint is judged by.
           state: dict, what a checkpoint says besides its step.
-          peak_rate: of learning, for the [run] line of several ranks.
+          parameters: how many the network has; peak_rate: of learning, for the [run] line of several ranks.
           look_every: steps between two looks at the loss and at requests to stop.
           advice: what to do about a loss that is not finite.
           new_warnings: function() -> sentences that came up since the last call.
@@ -148,8 +148,8 @@ class Run:
         before = {"before_sec": self._before_sec} if self._before_sec else {}
         self._log.event(runlog.RUN, **fields, batch_size=parsed.batch_size, images=self._images,
                         steps=self.total_steps, first_step=self.first_step, seed=parsed.seed,
-                        precision_mode=parsed.precision_mode, commit=runlog.source_commit(), **before,
-                        **runtime.describe(peak_rate))
+                        precision_mode=parsed.precision_mode, commit=runlog.source_commit(), parameters=parameters,
+                        **before, **runtime.describe(peak_rate))
         self._log.warn(*runtime.warnings)
         self.stop = StopRequest(self.ranks)
 
