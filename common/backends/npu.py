@@ -2,7 +2,8 @@
 """Ascend, in sessions and eager: the only file that names its packages, which are imported when chosen.
 
 In the modes that compute float16 the loss is scaled, dynamically (Micikevicius et al. 2018, arXiv:1710.03740, section
-3.2): Ascend's adapter scales it and finds overflows; how the scale moves, and what counts as a step, is here.
+3.2). Ascend's adapter scales it and finds overflows, but for graphs on TensorFlow 2.6 on devices that compute INF and
+NaN; how the scale moves, and what counts as a step, is here.
 """
 import importlib
 import importlib.util
@@ -17,6 +18,9 @@ ADAPTERS = {"1.15": "npu_bridge", "2.6": "npu_device"}  # TensorFlow -> Ascend's
 INITIAL_SCALE = 2.0 ** 12  # a loss of 16 times this is float16's end; 12 skipped steps would bring it down to 1
 GROWTH_STEPS = 2000  # finite steps in a row before the scale is doubled
 LARGEST_SCALE = 2.0 ** 24
+# Of these the adapter takes an empty text for a value and stumbles over it; here it is one that is not set.
+_VARIABLES = ("ASCEND_DEVICE_ID", "RANK_SIZE", "RANK_ID", "RANK_TABLE_FILE", "JOB_ID", "CM_CHIEF_IP", "CM_WORKER_SIZE",
+              "NPU_LOOP_SIZE")
 
 
 class Npu(Local):
@@ -51,21 +55,24 @@ class Npu(Local):
         adapter, distributed = self._adapter, self.ranks > 1
         self._facts = {"loss_scale": "dynamic" if self._scales_loss else "off"}
         if not self._scales_loss:
-            return adapter.npu_distributed_optimizer_wrapper(optimizer) if distributed else optimizer
+            return self._averaging(optimizer)
         before = {variable.op.name for variable in self.tf.global_variables()}
-        if hasattr(adapter, "NPULossScaleOptimizer"):
-            if distributed:
-                optimizer = adapter.npu_distributed_optimizer_wrapper(optimizer)
+        if hasattr(adapter, "NPULossScaleOptimizer"):  # it knows both kinds of device
             manager = adapter.ExponentialUpdateLossScaleManager(
                 init_loss_scale=INITIAL_SCALE, incr_every_n_steps=GROWTH_STEPS, decr_every_n_nan_or_inf=1,
                 decr_ratio=0.5)
-            optimizer = adapter.NPULossScaleOptimizer(optimizer, manager, is_distributed=distributed)
-        else:  # on TensorFlow 2 the adapter has one optimizer for both, and no manager
+            optimizer = adapter.NPULossScaleOptimizer(self._averaging(optimizer), manager, is_distributed=distributed)
+        elif importlib.import_module("npu_device").is_inf_nan_enabled():
+            optimizer = FiniteGradients(self.tf, self._averaging(optimizer), DynamicLossScale(self.tf))
+        else:  # it averages as well, and knows an overflow by the status alone that a device sets when it saturates
             optimizer = adapter.NPUOptimizer(optimizer, DynamicLossScale(self.tf), is_distributed=distributed,
                                              is_loss_scale=True)
         # of a run that did not scale the loss a checkpoint has none of these
         self.may_be_missing = {variable.op.name for variable in self.tf.global_variables()} - before
         return EveryStepCounts(self.tf, optimizer)
+
+    def _averaging(self, optimizer):
+        return self._adapter.npu_distributed_optimizer_wrapper(optimizer) if self.ranks > 1 else optimizer
 
     def looped(self, session, update):
         return self._adapter.util.set_iteration_per_loop(session, update, self.steps_per_run) if (
@@ -102,9 +109,7 @@ class NpuEager(Npu):
                             str(error), "look at it with npu-smi info, and at ~/ascend/log") from error
 
     def keras_optimizer(self, optimizer, variables):
-        """Averaging over ranks, and around it loss scaling in the modes that compute float16."""
-        if self.ranks > 1:
-            optimizer = self._adapter.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)
+        """Loss scaling in the modes that compute float16. It does not average: mean_gradients() has done so before."""
         if self._scales_loss:
             optimizer = self._adapter.train.optimizer.NpuLossScaleOptimizer(
                 optimizer, initial_scale=INITIAL_SCALE, dynamic_growth_steps=GROWTH_STEPS)
@@ -119,7 +124,9 @@ class NpuEager(Npu):
         return optimizer.get_unscaled_gradients(gradients) if self._scales_loss else gradients
 
     def mean_gradients(self, gradients):
-        return gradients  # the optimizer averages
+        # Before the optimizer looks for an overflow, which on a device that computes INF and NaN it does in what it is
+        # given: were that this rank's alone, the others would wait for a rank that skips its step.
+        return self._adapter.distribute.all_reduce(list(gradients), "mean")
 
     def broadcast(self, variables):
         if self.ranks > 1:
@@ -164,11 +171,35 @@ class DynamicLossScale:
                                              tf.zeros_like(good_steps))))
 
 
+class FiniteGradients:
+    """Loss scaling around an optimizer that averages: a step whose mean gradients hold INF or NaN is skipped by all.
+
+    Args:
+      manager: DynamicLossScale.
+    """
+
+    def __init__(self, tf, optimizer, manager):
+        self._tf, self._optimizer, self._manager = tf, optimizer, manager
+
+    def compute_gradients(self, loss, **kwargs):
+        """[(gradient, variable)] of the loss as it is."""
+        scale = self._manager.get_loss_scale()
+        return [(None if gradient is None else gradient / scale, variable)
+                for gradient, variable in self._optimizer.compute_gradients(loss * scale, **kwargs)]
+
+    def apply_gradients(self, gradients):
+        """The operation of one step, and of the scale."""
+        tf = self._tf
+        finite = tf.reduce_all([tf.reduce_all(tf.is_finite(gradient)) for gradient, _ in gradients
+                                if gradient is not None])
+        applied = tf.cond(finite, lambda: self._optimizer.apply_gradients(gradients), tf.no_op)
+        return tf.group(applied, self._manager.update_loss_scale(finite))
+
+
 class EveryStepCounts:
     """Around an optimizer that skips a step on overflow: the global step counts that one too, as the loop does.
 
-    A checkpoint's step and its graph's then agree. It also holds where the adapter does not hand the global step on
-    (its branch for devices that compute INF and NaN).
+    A checkpoint's step and its graph's then agree.
     """
 
     def __init__(self, tf, optimizer):
@@ -194,8 +225,14 @@ def is_installed(package):
 
 def _check_environment(count, eager):
     """Sets what the adapter needs before it is imported; DataError for what it would refuse later, or wait for."""
+    for name in _VARIABLES:
+        if not os.environ.get(name):
+            os.environ.pop(name, None)
+    device_id = os.environ.get("ASCEND_DEVICE_ID", "0")
+    if not device_id.isdecimal():
+        raise DataError("ASCEND_DEVICE_ID", "a device's number", repr(device_id), "correct it or unset it")
     for name in ("CM_CHIEF_IP", "CM_WORKER_SIZE"):
-        if os.environ.get(name):
+        if name in os.environ:
             raise DataError(name, "no cluster without a rank table, since RANK_SIZE and RANK_TABLE_FILE say who takes "
                             "part", repr(os.environ[name]), "unset it")
     if count > 1:

@@ -107,13 +107,32 @@ def test_the_environment_is_set_before_the_adapter_is_imported(adapter, tf, tmp_
     ({'RANK_TABLE_FILE': '/nowhere.json'}, '/nowhere.json'), ({'RANK_ID': ''}, 'RANK_ID: expected'),
     ({'RANK_ID': '8'}, 'RANK_ID: expected'), ({'RANK_SIZE': 'eight'}, 'RANK_SIZE: expected'),
     ({'RANK_SIZE': '0'}, 'RANK_SIZE: expected'), ({'CM_CHIEF_IP': '10.0.0.1'}, 'CM_CHIEF_IP'),
-    ({'CM_WORKER_SIZE': '8'}, 'CM_WORKER_SIZE')])
+    ({'CM_WORKER_SIZE': '8'}, 'CM_WORKER_SIZE'), ({'ASCEND_DEVICE_ID': 'abc'}, 'ASCEND_DEVICE_ID: expected'),
+    ({'ASCEND_DEVICE_ID': '-1'}, 'ASCEND_DEVICE_ID: expected')])
 def test_an_environment_that_the_adapter_would_stumble_over(adapter, tmp_path, eight_ranks, environment, changed, said):
     for name, value in changed.items():
         environment.setenv(name, value)
     with pytest.raises(DataError, match=said):
         open_runtime(flags_of(tmp_path))
     assert not folders.of(adapter.events, 'import')
+
+
+EMPTY = ('ASCEND_DEVICE_ID', 'CM_CHIEF_IP', 'CM_WORKER_SIZE', 'JOB_ID', 'NPU_LOOP_SIZE')
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('ranks', [1, 8])
+def test_an_empty_variable_is_one_that_is_not_set(ranks, adapter, tf, tmp_path, environment, request):
+    if ranks == 8:
+        request.getfixturevalue('eight_ranks')
+    for name in EMPTY + (() if ranks == 8 else ('RANK_SIZE', 'RANK_ID', 'RANK_TABLE_FILE')):
+        environment.setenv(name, '')
+    runtime = open_runtime(flags_of(tmp_path))
+    assert runtime.ranks == ranks and not runtime.warnings
+    assert not [name for name in os.environ if name.startswith(('RANK_', 'CM_', 'ASCEND_')) and not os.environ[name]]
+    if ranks == 8:
+        variable = tf.get_variable('variable', [1])
+        runtime.wrap_optimizer(tf.train.GradientDescentOptimizer(0.1)).compute_gradients(variable[0])  # asks JOB_ID
 
 
 @pytest.mark.smoke

@@ -72,8 +72,11 @@ def test_loss_scaling_stands_around_the_distributed_wrapper(mode, ranks, adapter
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('inf_nan', ['', '1'])
-def test_an_overflow_skips_the_step_and_costs_no_dozens(inf_nan, adapter, tf, tmp_path, environment):
+@pytest.mark.parametrize('ranks', [1, 8])
+def test_an_overflow_skips_the_step_and_costs_no_dozens(ranks, inf_nan, adapter, tf, tmp_path, environment, request):
     environment.setenv('FAKE_ASCEND_INF_NAN', inf_nan)
+    if ranks == 8:
+        request.getfixturevalue('eight_ranks')
     runtime = start(tmp_path, '--precision_mode=force_fp16')
     weights, _, step, _, update = graph(runtime, slope=HUGE)
     with open_session(runtime) as session:
@@ -86,6 +89,20 @@ def test_an_overflow_skips_the_step_and_costs_no_dozens(inf_nan, adapter, tf, tm
         assert skipped > 1 and np.isfinite(session.run(weights)).all()
         scale = [v for v in tf.global_variables() if v.op.name == 'loss_scale'][0]
         assert session.run(scale) == npu.INITIAL_SCALE / 2 ** (skipped - 1)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('inf_nan', ['', '1'])
+def test_an_overflow_elsewhere_skips_the_step_here(inf_nan, adapter, tf, tmp_path, environment, eight_ranks):
+    environment.setenv('FAKE_ASCEND_INF_NAN', inf_nan)
+    environment.setenv('FAKE_ASCEND_OVERFLOW_ELSEWHERE', '1')
+    runtime = start(tmp_path, '--precision_mode=force_fp16')
+    weights, _, step, _, update = graph(runtime)
+    with open_session(runtime) as session:
+        session.run(update)
+        scale = [v for v in tf.global_variables() if v.op.name == 'loss_scale'][0]
+        assert session.run(scale) == npu.INITIAL_SCALE / 2 and session.run(step) == 1
+        np.testing.assert_array_equal(session.run(weights), [0, 0, 0])
 
 
 @pytest.mark.smoke
@@ -148,7 +165,19 @@ def test_a_loop_runs_on_the_device(adapter, tf, tmp_path):
         with pytest.raises(adapter.Lost, match='fed'):
             session.run(looped, {gradients[0][0]: [0.0] * 3})
     assert folders.of(adapter.events, 'set_iteration_per_loop') == [{'event': 'set_iteration_per_loop', 'steps': 4}]
+    assert folders.of(adapter.events, 'deprecated')  # enable_data_pre_proc: said, and obeyed
     assert start(tmp_path).looped(None, update) is update
+
+
+@pytest.mark.smoke
+def test_the_stand_ins_are_no_kinder_than_the_adapter(adapter, tf, tmp_path, eight_ranks):
+    for dtype in (tf.bool, tf.uint8, tf.int64, tf.float64):
+        with pytest.raises(TypeError):
+            adapter.allreduce(tf.zeros([2], dtype), 'sum')
+    config = start(tmp_path).session_config()
+    tf.InteractiveSession('', tf.get_default_graph(), config).close()
+    session, = folders.of(adapter.events, 'session')
+    assert session['entries'] == 1 and session['options']['hcom_parallel'] is True  # the third argument's
 
 
 @pytest.mark.smoke

@@ -15,13 +15,11 @@ IDS = ['%s %s' % (folder.split('_')[0], option) for folder, option, _ in CASES]
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('folder, option, case', CASES, ids=IDS)
-def test_an_option_reaches_the_adapter(folder, option, case, fakes, tf, tmp_path, environment):
+def test_an_option_reaches_the_adapter(folder, option, case, fakes, tf, tmp_path, request):
     parsed = folders.parse(folder, case.words, tmp_path)
     os.makedirs(parsed.output_path)
     if case.ranks > 1:
-        for name, value in dict(RANK_SIZE=str(case.ranks), RANK_ID='3',
-                                RANK_TABLE_FILE=str(tmp_path / 'lists.json')).items():
-            environment.setenv(name, value)
+        request.getfixturevalue('eight_ranks')
     if folder in folders.EAGER:
         options = npu_options.session_parameters(parsed, case.ranks)
         reached = option_table.eager_options(options)

@@ -142,7 +142,7 @@ def test_shufflenet_as_one_of_eight(tmp_path):
     assert code == 0, said
     check_session(events, 8, 2)
     assert 'ExponentialMovingAverage' in check_broadcast(events)
-    assert 'flags.json' not in os.listdir(str(tmp_path / 'run'))  # rank 5 writes nothing
+    assert not (tmp_path / 'run').exists()  # rank 5 writes nothing
 
 
 @needs('2.6')
@@ -189,7 +189,7 @@ def check_eager(events, ranks):
     assert of(events, 'import')[0]['loop_size'] == '1'  # a call runs one step
     scaled, = of(events, 'loss_scale')
     assert (scaled['kind'], scaled['dynamic'], scaled['initial']) == ('NpuLossScaleOptimizer', True, 4096.0)
-    assert scaled['around'] == ('a distributed optimizer' if ranks > 1 else None)
+    assert scaled['around'] is None  # what comes to it is averaged: all ranks decide the same
     order = [event['event'] for event in events]
     assert order.index('open') < order.index('as_default') < order.index('loss_scale')
     return opened['options']

@@ -2,9 +2,11 @@
 """What the stand-ins of Ascend's two adapters share: options, sessions, collectives, optimizers.
 
 They compute on the CPU and stand for one rank whose siblings hold the same values. Where the adapter loses a value
-without a word they raise Lost, where it kills the process Aborted. What was asked of them is written to the file that
-FAKE_ASCEND_RECORD names, one JSON object a line. FAKE_ASCEND_INF_NAN=1 is a device that computes INF and NaN,
-FAKE_ASCEND_BUSY=1 one that does not open.
+without a word, or would wait for ever, they raise Lost, where it kills the process Aborted. What was asked of them is
+written to the file that FAKE_ASCEND_RECORD names, one JSON object a line. FAKE_ASCEND_INF_NAN=1 is a device that
+computes INF and NaN, without it one that saturates and keeps in its float status that it did;
+FAKE_ASCEND_OVERFLOW_ELSEWHERE=1 is a step in which another rank overflows, FAKE_ASCEND_BUSY=1 a device that does not
+open.
 """
 import json
 import os
@@ -111,6 +113,8 @@ def check_options(options):
             internal('dump_step ' + options['dump_step'])
     if options.get('enable_dump_debug'):
         abort_unless('dump_debug_mode', 'all', 'aicore_overflow', 'atomic_overflow')
+    if options.get('enable_data_pre_proc'):
+        record('deprecated', option='enable_data_pre_proc')  # a line in the log, no more
     if options.get('profiling_mode'):
         json.loads(options['profiling_options'])
     abort_unless('graph_run_mode', 1, 0)
@@ -124,14 +128,13 @@ def patch_sessions():
     from tensorflow.python.client import session
     for kind in (session.Session, session.InteractiveSession):
         if not hasattr(kind.__init__, 'of_ascend'):
-            kind.__init__ = _patched(kind.__init__, config_pb2, kind is session.Session)
+            kind.__init__ = _patched(kind.__init__, config_pb2)
 
 
-def _patched(original, config_pb2, has_graph_argument):
+def _patched(original, config_pb2):
     def init(self, *args, **kwargs):
-        place = 2 if has_graph_argument else 1  # Session(target, graph, config), InteractiveSession(target, ...)
-        if len(args) > place:
-            config = args[place]
+        if len(args) > 2:  # target, graph, config
+            config = args[2]
         else:
             config = kwargs['config'] = kwargs.get('config') or config_pb2.ConfigProto()
         _fill(config)  # AttributeError for a None that was given by position
@@ -211,32 +214,105 @@ def set_iteration_per_loop(sess, train_op, iterations_per_loop=1):
     return tf.group(train_op, name='IterationOp')
 
 
-# Collectives and optimizers of the session mode
+# Collectives and optimizers
 
+_STATUS = 'fake_ascend_float_status'  # collection of a graph: int32 [], 1 where a gradient has overflowed
+_REDUCED_TYPES = ('int8', 'int16', 'int32', 'float16', 'float32')
 _frozen_size = []
 
 
+def is_inf_nan():
+    """Whether the device computes INF and NaN."""
+    return os.environ.get('FAKE_ASCEND_INF_NAN') == '1'
+
+
+def _overflows_elsewhere():
+    return os.environ.get('FAKE_ASCEND_OVERFLOW_ELSEWHERE') == '1'
+
+
+def on_device(gradient):
+    """A gradient as the device computes it: saturated, and noted in the float status, unless it knows INF and NaN."""
+    import tensorflow.compat.v1 as tf
+    if gradient is None or is_inf_nan():
+        return gradient
+    is_finite = tf.reduce_all(tf.is_finite(gradient))
+    tf.get_default_graph().add_to_collection(_STATUS, 1 - tf.cast(is_finite, tf.int32))
+    saturated = tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
+    return tf.where(tf.is_nan(saturated), tf.zeros_like(saturated), saturated)
+
+
+def patch_gradients():
+    """What graphs' optimizers compute comes from the device."""
+    from tensorflow.python.training import optimizer
+    plain = optimizer.Optimizer.compute_gradients
+
+    def compute_gradients(self, *args, **kwargs):
+        return [(on_device(gradient), variable) for gradient, variable in plain(self, *args, **kwargs)]
+    compute_gradients.of_ascend = True
+    if not hasattr(plain, 'of_ascend'):
+        optimizer.Optimizer.compute_gradients = compute_gradients
+
+
+def status_is_clear(distributed):
+    """bool []: whether nothing has overflowed, by the float status; `distributed`: on any rank."""
+    import tensorflow.compat.v1 as tf
+    status = tf.add_n([tf.zeros([], tf.int32)] + tf.get_default_graph().get_collection(_STATUS))
+    if distributed:
+        status = allreduce(status, 'sum', fusion=0) + int(_overflows_elsewhere() and not is_inf_nan())
+    return tf.equal(status, 0)
+
+
+def apply_if(finite, apply, manager):
+    """One step of a graph: apply() where `finite`, and the manager's update."""
+    import tensorflow.compat.v1 as tf
+    return tf.group(tf.cond(finite, apply, tf.no_op), manager.update_loss_scale(finite))
+
+
 def rank_size():
-    """RANK_SIZE as the adapter has frozen it at its first use."""
+    """RANK_SIZE as what averages has frozen it at its first use."""
     if not _frozen_size:
-        if os.environ.get('CM_WORKER_SIZE') and os.environ.get('RANK_SIZE'):
+        if 'CM_WORKER_SIZE' in os.environ and 'RANK_SIZE' in os.environ:
             raise ValueError('RANK_SIZE and CM_WORKER_SIZE')
         _frozen_size.append(int(os.environ.get('RANK_SIZE', 1)))
     if not os.environ.get('JOB_ID'):
         raise AttributeError("'NoneType' object has no attribute '_rank_size'")
-    if _frozen_size[0] > 1 and not os.environ.get('RANK_ID'):
-        raise Aborted('RANK_ID')
     return _frozen_size[0]
+
+
+def _members():
+    """How many ranks take part in a collective."""
+    ranks = int(os.environ.get('RANK_SIZE', 1))
+    if ranks > 1 and not os.environ.get('RANK_ID'):
+        raise Aborted('RANK_ID')
+    return ranks
+
+
+def _is_conditional():
+    """Whether what is built now runs on a condition."""
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import control_flow_v2_func_graphs
+    graph = ops.get_default_graph()
+    context = graph._get_control_flow_context()
+    return isinstance(graph, control_flow_v2_func_graphs.CondBranchFuncGraph) or (
+        context is not None and context.IsCondContext())
 
 
 def allreduce(tensor, reduction, fusion=1, fusion_id=-1, group='hccl_world_group'):
     """hccl_ops.allreduce; all ranks hold the same."""
     if reduction not in ('min', 'max', 'prod', 'sum'):
         raise ValueError('reduction %s' % reduction)
-    if tensor.dtype.name.startswith('float64'):
-        raise TypeError('float64')
+    dtype = tensor.dtype.base_dtype
+    if dtype.name not in _REDUCED_TYPES:
+        raise TypeError('%s is not in the list of allowed values' % dtype.name)
+    if is_inf_nan() and _is_conditional():  # the float status, and so the condition, would be the sum over ranks
+        raise Lost('a reduction on a condition of this rank: the others wait for it')
     import tensorflow.compat.v1 as tf
-    return tensor * tf.cast(rank_size(), tensor.dtype.base_dtype) if reduction == 'sum' else tf.identity(tensor)
+    if reduction != 'sum':
+        return tf.identity(tensor)
+    total = tensor * tf.cast(_members(), dtype)
+    if _overflows_elsewhere() and dtype.is_floating:
+        total += tf.constant(float('nan') if is_inf_nan() else dtype.max, dtype)
+    return total
 
 
 roots_value = [lambda tensor: tensor + 0]  # a test replaces it: what rank 0 is to hold, for a rank that is not 0
@@ -249,7 +325,7 @@ def broadcast(tensor, root_rank, fusion=2, fusion_id=0, group='hccl_world_group'
     if fusion not in (0, 2):
         raise ValueError('fusion %s' % fusion)
     import tensorflow.compat.v1 as tf
-    rank_size()
+    _members()
     record('broadcast', variables=[item.op.name for item in tensor], root_rank=root_rank)
     return [roots_value[0](tf.convert_to_tensor(item)) for item in tensor]
 
@@ -273,10 +349,11 @@ def npu_distributed_optimizer_wrapper(optimizer):
         raise Lost('%s wrapped again, or loss scaling inside the wrapper' % optimizer._of_ascend)
     original, optimizer._of_ascend = optimizer.compute_gradients, 'a distributed optimizer'
     record('distributed', optimizer=type(optimizer).__name__)
+    is_alone = int(os.environ.get('RANK_SIZE', 1)) <= 1
 
     def compute_gradients(*args, **kwargs):
         gradients = original(*args, **kwargs)
-        return _mean_over_ranks(gradients) if int(os.environ.get('RANK_SIZE') or 1) > 1 else gradients
+        return gradients if is_alone else _mean_over_ranks(gradients)
     optimizer.compute_gradients = compute_gradients
     return optimizer
 
@@ -311,9 +388,7 @@ def make_npu_optimizer():
         def apply_gradients(self, grads_and_vars, global_step=None, name=None):
             if not self._scales:
                 return self._opt.apply_gradients(grads_and_vars, global_step, name)
-            finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.is_finite(g)) for g, _ in grads_and_vars
-                                             if g is not None]))
-            applied = tf.cond(finite, lambda: self._opt.apply_gradients(grads_and_vars, global_step, name), tf.no_op)
-            return tf.group(applied, self._manager.update_loss_scale(finite))
+            return apply_if(status_is_clear(self._distributed),  # in both modes; that of INF and NaN never sets it
+                            lambda: self._opt.apply_gradients(grads_and_vars, global_step, name), self._manager)
 
     return NPUOptimizer

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that the folders use, and the import's effect on every session of the process."""
-import os
-
 import ascend_contract
 import hccl.manage.api  # noqa: F401
 import tensorflow as tf
@@ -15,6 +13,7 @@ if not tf.__version__.startswith('1.15'):
     raise ImportError('undefined symbol: TensorFlow %s' % tf.__version__)
 ascend_contract.record('import', package='npu_bridge')
 ascend_contract.patch_sessions()
+ascend_contract.patch_gradients()
 NPUOptimizer = ascend_contract.make_npu_optimizer()
 
 
@@ -32,13 +31,15 @@ class NPULossScaleOptimizer(loss_scale_optimizer.LossScaleOptimizer):
     def __init__(self, opt, loss_scale_manager, is_distributed=False):
         if not isinstance(loss_scale_manager, managers.LossScaleManager):
             raise TypeError('loss_scale_manager')
-        self._of_ascend = 'NPULossScaleOptimizer'
+        self._of_ascend, self._distributed = 'NPULossScaleOptimizer', is_distributed
         ascend_contract.record('loss_scale', kind='NPULossScaleOptimizer', is_distributed=is_distributed,
                                around=getattr(opt, '_of_ascend', None))
         super().__init__(opt, loss_scale_manager)
 
     def apply_gradients(self, grads_and_vars, global_step=None, name=None):
-        """One step. On a device with INF and NaN the published adapter does not hand the global step on."""
-        if os.environ.get('FAKE_ASCEND_INF_NAN'):
-            return super().apply_gradients(grads_and_vars, name)
-        return super().apply_gradients(grads_and_vars, global_step, name)
+        """One step: by the gradients on a device with INF and NaN, which tf.contrib's class checks, else by status."""
+        if ascend_contract.is_inf_nan():
+            return super().apply_gradients(grads_and_vars, global_step, name)
+        return ascend_contract.apply_if(
+            ascend_contract.status_is_clear(self._distributed),
+            lambda: self._opt.apply_gradients(grads_and_vars, global_step, name), self._loss_scale_manager)

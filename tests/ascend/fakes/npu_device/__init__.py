@@ -3,7 +3,8 @@
 import os
 
 import tensorflow as tf
-from ascend_contract import Lost, record
+from ascend_contract import Lost, on_device, record
+from ascend_contract import is_inf_nan as is_inf_nan_enabled  # noqa: F401
 from ascend_tree import global_options
 
 from npu_device import compat, distribute, train  # noqa: F401
@@ -36,6 +37,9 @@ class NpuDeviceHandle:
         plain = ops.device
         ops.device = lambda name: plain(None if isinstance(name, str) and 'NPU' in name else name)
         resource_variable_ops.BaseResourceVariable.device = property(lambda variable: self._name)
+        plain_gradient = tf.GradientTape.gradient
+        tf.GradientTape.gradient = lambda tape, *args, **kwargs: tf.nest.map_structure(
+            on_device, plain_gradient(tape, *args, **kwargs))
         distribute.handle[:] = [self]
         record('as_default', device=self._name)
         return self
@@ -43,20 +47,20 @@ class NpuDeviceHandle:
 
 def open(device_id=None):
     """Opens one device, with the options as they are now."""
-    device_id = int(os.environ.get('ASCEND_DEVICE_ID') or 0) if device_id is None else device_id
+    device_id = int(os.environ.get('ASCEND_DEVICE_ID', '0')) if device_id is None else device_id
     if device_id in _handles:
         return _handles[device_id]
     if _handles:
         raise RuntimeError('another device is open')
-    ranks = int(os.environ.get('RANK_SIZE') or 1)
-    table, chief = os.environ.get('RANK_TABLE_FILE'), os.environ.get('CM_CHIEF_IP')
+    ranks, rank = int(os.environ.get('RANK_SIZE', '1')), 0
+    if 'RANK_SIZE' in os.environ and 'CM_WORKER_SIZE' in os.environ:
+        raise ValueError('RANK_SIZE and CM_WORKER_SIZE')
     if ranks > 1:
-        if bool(table) == bool(chief) or table and not os.environ.get('RANK_ID'):
+        table = 'RANK_TABLE_FILE' in os.environ
+        if table == ('CM_CHIEF_IP' in os.environ) or table and not os.environ.get('RANK_ID'):
             raise RuntimeError('RANK_TABLE_FILE, RANK_ID, CM_CHIEF_IP')
         import hccl.manage.api
         rank = hccl.manage.api.get_rank_id()
-    else:
-        rank = 0
     if os.environ.get('FAKE_ASCEND_BUSY'):
         raise RuntimeError('Failed open npu device %d : device is busy' % device_id)
     options = global_options().as_dict()

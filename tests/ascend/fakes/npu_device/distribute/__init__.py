@@ -6,7 +6,8 @@ from ascend_contract import Lost, allreduce, record, roots_value
 handle = []  # the device that is the default one
 
 
-def _is_alone():
+def is_alone():
+    """bool."""
     return not handle or not handle[0].is_cluster_worker()
 
 
@@ -15,7 +16,7 @@ def broadcast(values, root_rank=0, fusion=2, fusion_id=0, group='hccl_world_grou
     if fusion not in (0, 2):
         raise ValueError('fusion')
     values = values if isinstance(values, (list, tuple)) else [values]
-    if _is_alone():
+    if is_alone():
         return
     record('broadcast', variables=[value.name for value in values], root_rank=root_rank)
     for value in values:
@@ -24,11 +25,15 @@ def broadcast(values, root_rank=0, fusion=2, fusion_id=0, group='hccl_world_grou
 
 def all_reduce(values, reduction='mean', fusion=1, fusion_id=-1, group='hccl_world_group'):
     """All ranks hold the same."""
-    if isinstance(values, (list, tuple)):
-        return [None if value is None else all_reduce(value, reduction, fusion) for value in values]
-    if _is_alone() or reduction == 'mean':
+    if is_alone():
         return values
-    return allreduce(values, reduction, fusion, fusion_id, group)
+    if not isinstance(values, (list, tuple)):
+        return all_reduce([values], reduction, fusion)[0]
+    if reduction != 'mean':
+        return [None if value is None else allreduce(value, reduction, fusion) for value in values]
+    record('reduced', gradients=len(values))
+    return [None if total is None else total / tf.cast(handle[0].workers_num, total.dtype)
+            for total in all_reduce(values, 'sum', fusion)]
 
 
 def npu_distributed_keras_optimizer_wrapper(optimizer, reduce_reduction='mean', fusion=1, fusion_id=-1,
@@ -41,8 +46,7 @@ def npu_distributed_keras_optimizer_wrapper(optimizer, reduce_reduction='mean', 
     record('distributed', optimizer=type(optimizer).__name__)
 
     def apply_gradients(grads_and_vars, *args, **kwargs):
-        if not _is_alone():
-            record('reduced', gradients=len(list(grads_and_vars)))
-        return original(grads_and_vars, *args, **kwargs)
+        gradients, variables = zip(*grads_and_vars)
+        return original(zip(all_reduce(gradients, reduce_reduction), variables), *args, **kwargs)
     optimizer.apply_gradients = apply_gradients
     return optimizer
