@@ -17,7 +17,7 @@ STEPS = 60
 LONG = ['--train_steps=%d' % STEPS, '--save_every=5', '--log_every=4']
 
 
-def equal(left, right, tolerance=1e-6):
+def equal(left, right, tolerance=1e-5):
     assert set(left) == set(right)
     for name in left:
         np.testing.assert_allclose(left[name], right[name], rtol=tolerance, atol=tolerance, err_msg=name)
