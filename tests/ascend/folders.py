@@ -10,6 +10,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FAKES = os.path.join(ROOT, 'tests', 'ascend', 'fakes')
+SMALL_NETWORKS = os.path.join(ROOT, 'tests', 'in_programs')
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
@@ -118,7 +119,7 @@ def script_flags(folder, script):
 
 
 def run(command, folder, tmp_path, **environment):
-    """Runs a command in a model folder beside the stand-ins.
+    """Runs a command in a model folder beside the stand-ins, with a small network.
 
     Returns:
       (exit code, what it said, list of what the stand-ins were asked for).
@@ -127,7 +128,8 @@ def run(command, folder, tmp_path, **environment):
     env = {name: value for name, value in os.environ.items()
            if not name.startswith(('RANK_', 'ASCEND_', 'NPU_', 'CM_'))}
     env.pop('TF_CPP_MIN_LOG_LEVEL', None)
-    env.update(PYTHON=sys.executable, PYTHONPATH=FAKES, FAKE_ASCEND_RECORD=record, **environment)
+    env.update(PYTHON=sys.executable, PYTHONPATH=os.pathsep.join([FAKES, SMALL_NETWORKS]), FAKE_ASCEND_RECORD=record,
+               **environment)
     done = subprocess.run(command, cwd=os.path.join(ROOT, folder), env=env, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     events = []

@@ -15,7 +15,7 @@ tensorflow = pytest.importorskip('tensorflow')
 RELEASE = '.'.join(tensorflow.__version__.split('.')[:2])
 SHORT = {
     CSPNET: ['--synthetic', '--train_steps=2', '--batch_size=4'],
-    SSD: ['--synthetic', '--train_steps=2', '--batch_size=1', '--num_workers=0'],
+    SSD: ['--synthetic', '--preset=tiny', '--train_steps=2', '--batch_size=1', '--num_workers=0'],
     CUTMIX: ['--synthetic', '--train_steps=2', '--batch_size=8'],
     SHUFFLENET: ['--synthetic', '--max_train_steps=4', '--batch_size=2', '--iterations_per_loop=2', '--num_classes=10',
                  '--save_summary_steps=1'],

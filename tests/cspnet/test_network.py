@@ -15,7 +15,7 @@ from common import cifar10, flags  # noqa: E402
 from common.runtime import open_runtime  # noqa: E402
 from models import cspdarknet53, layers  # noqa: E402
 
-pytestmark = pytest.mark.smoke
+smoke = pytest.mark.smoke  # on TensorFlow 1.15 and 2.6 as well
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,7 @@ def network_size():
     return full + 1024 * 10 + 10, stored + 1024 * 10 + 10
 
 
+@smoke
 def test_the_size_is_that_of_the_layer_table():
     images = tf.zeros([2, 32, 32, 3], tf.uint8)
     assert cspdarknet53.logits(images, True).shape.as_list() == [2, 10]
@@ -68,6 +69,7 @@ def test_the_size_is_that_of_the_layer_table():
     assert len(convolutions) == 1 + 5 * 5 + 2 * (1 + 2 + 8 + 8 + 4)
 
 
+@smoke
 @pytest.mark.parametrize('height_px, stride', [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)])
 def test_a_convolution_is_the_librarys_with_a_full_kernel(height_px, stride):
     random = np.random.RandomState(0)
@@ -89,6 +91,7 @@ def test_a_convolution_is_the_librarys_with_a_full_kernel(height_px, stride):
     np.testing.assert_allclose(by_weights, want_full[seen, seen], rtol=1e-4, atol=1e-4)
 
 
+@smoke
 @pytest.mark.parametrize('fused', [False, True])
 def test_mish_and_its_gradient(fused):
     parser = flags.Parser(prog='train.py')
@@ -106,6 +109,7 @@ def test_mish_and_its_gradient(fused):
     np.testing.assert_allclose(slope, (mish(wide + 1e-4) - mish(wide - 1e-4)) / 2e-4, rtol=1e-3, atol=1e-5)
 
 
+@smoke
 def test_batch_norm_moves_its_statistics_in_training_only():
     x = tf.constant(np.random.RandomState(0).randn(64, 2, 2, 3).astype(np.float32) * 3 + 5)
     with tf.variable_scope('norm', reuse=tf.AUTO_REUSE):
@@ -123,6 +127,7 @@ def test_batch_norm_moves_its_statistics_in_training_only():
     assert first.mean() > 4  # by the moving statistics, which have hardly moved yet
 
 
+@smoke
 def test_the_moving_average_is_short_at_first():
     found = run([layers.moving_average_momentum(tf.constant(step, tf.int64)) for step in (0, 90, 100000)])
     np.testing.assert_allclose(found, [0.1, 0.91, 0.99], rtol=1e-6)
