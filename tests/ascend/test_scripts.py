@@ -213,7 +213,7 @@ def test_cutmix_as_one_of_eight(tmp_path):
     code, said, events = as_rank_of_eight(CUTMIX, 'train_performance_1p_static_eval.sh', 0, tmp_path)
     assert code == 0 and 'variables_on=NPU:0' in said, said
     assert check_eager(events, 8)['hcom_parallel'] == '1'
-    _, broadcast = of(events, 'broadcast')  # after the step
+    broadcast, = of(events, 'broadcast')
     names = ' '.join(broadcast['variables'])
     assert 'moving_variance' in names and 'momentum' in names and 'iter' in names
     assert len(broadcast['variables']) == len(set(broadcast['variables']))

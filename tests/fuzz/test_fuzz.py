@@ -21,7 +21,7 @@ import pytest
 import worker
 from kinds import KINDS, ROOT
 
-SECONDS, SEED = float(os.environ.get('FUZZ_SECONDS', 40)), os.environ.get('FUZZ_SEED', '0')
+SECONDS, SEED = float(os.environ.get('FUZZ_SECONDS', 25)), os.environ.get('FUZZ_SEED', '0')
 ONE_CASE, SHOWN = os.environ.get('FUZZ_CASE', ''), int(os.environ.get('FUZZ_SHOWN', 5))
 _SHARES = sum(kind.share for kind in KINDS.values())
 
