@@ -210,7 +210,8 @@ def whole_folder(path, settings, made_by, besides=()):
             return
         _check_replaceable(path, made_by, besides)
         for left in (partial, replaced):  # by one that was killed; who holds the lock is alone here
-            if (read_json(os.path.join(left, WHOLE_FILE)) or {}).get("made_by") == made_by:
+            just_made = os.path.isdir(left) and all(name.startswith(WHOLE_FILE) for name in os.listdir(left))
+            if just_made or (read_json(os.path.join(left, WHOLE_FILE)) or {}).get("made_by") == made_by:
                 shutil.rmtree(left)
         os.mkdir(partial)
         made = True

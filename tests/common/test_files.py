@@ -73,7 +73,8 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
     (tmp_path / 'file').write_text('x')
     for name in ('made', 'file'):
         assert 'one that me made' in message_of(fill, tmp_path / name, {'n': 1})
-    (tmp_path / '.new.partial').mkdir()  # looks like a leftover, but was not made here
+    (tmp_path / '.new.partial').mkdir()
+    (tmp_path / '.new.partial' / 'thesis.tex').write_text('x')  # looks like a leftover, but was not made here
     assert 'new.partial' in message_of(fill, tmp_path / 'new', {'n': 1})
     assert sorted(os.listdir(str(tmp_path))) == ['.new.partial', 'file', 'made']
 
@@ -98,6 +99,9 @@ def test_what_a_killed_one_left_is_cleared_away(tmp_path):
     process.communicate()
     assert os.listdir(str(tmp_path)) == ['.made.partial']
     assert fill(tmp_path / 'made', {'n': 1})
+    (tmp_path / '.made.partial').mkdir()  # by one that was killed before it could mark it
+    (tmp_path / '.made.partial' / '.whole.json.tmp-1').write_text('')
+    assert fill(tmp_path / 'made', {'n': 2})
     assert os.listdir(str(tmp_path)) == ['made']
 
 
