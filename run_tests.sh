@@ -33,8 +33,11 @@ done < <(find . \( -name '.venv*' -o -name .git -o -name output \) -prune -o \( 
 .venv/bin/python -m mypy || style=bad
 
 # Model folders have modules of equal names (train, utils), so each directory of tests gets its own process.
+packages=()
+for folder in tests/*/; do
+  if compgen -G "$folder"'test_*.py' >/dev/null; then packages+=("$folder"); fi
+done
 # A path among the arguments says which tests are meant: then there is one process, for that path.
-packages=(tests/*/)
 for arg in "$@"; do
   if [[ $arg == tests/* && -e ${arg%%::*} ]]; then packages=(''); fi
 done
