@@ -16,12 +16,12 @@ def read():
       DataError: the variables make no sense.
     """
     ranks = size_text()
-    if not ranks.isdigit() or int(ranks) < 1:
+    if not ranks.isdecimal() or int(ranks) < 1:
         raise DataError("RANK_SIZE", "the number of ranks", repr(ranks), "unset it, or start with test/*_8p.sh")
     if int(ranks) > 1 and table_file():
         _check_table(table_file(), int(ranks))
     rank = os.environ.get("RANK_ID") or ("0" if int(ranks) == 1 else "")
-    if not rank.isdigit() or int(rank) >= int(ranks):
+    if not rank.isdecimal() or int(rank) >= int(ranks):
         raise DataError("RANK_ID", "this process among RANK_SIZE=%s, from 0" % ranks, repr(rank),
                         "export it, or start with test/*_8p.sh")
     return int(rank), int(ranks)
