@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import programs
 from conftest import ROOT
 
 SCRIPT = '''
@@ -180,9 +181,6 @@ if __name__ == "__main__":
     open("../ready_%d" % rank, "w").close()
     globals()[parsed.do](rank, int(os.environ["RANK_SIZE"]) - 1)
 '''
-_OF_A_RANK = ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'CUDA_VISIBLE_DEVICES', 'JOB_ID',
-              'TF_CONFIG', 'SERVER_ID', 'CALLED_FROM', 'HCCL_IF_BASE_PORT')
-
 
 class Launching:
     """Starts launchers in a model folder Net below `folder`; close() ends those that are left.
@@ -204,8 +202,7 @@ class Launching:
 
     def start(self, *words, ranks=1, output='out', before=(), **environment):
         """Returns the launcher's process; `before` are words before its command, `environment` is added."""
-        own = dict({name: value for name, value in os.environ.items() if name not in _OF_A_RANK},
-                   PYTHON=sys.executable, PYTHONPATH=str(self.root), **environment)
+        own = programs.environment(PYTHONPATH=str(self.root), **environment)
         self._started.append(subprocess.Popen(
             list(before) + [sys.executable, '-m', 'launcher', '--case=acc', '--ranks=%s' % ranks, 'train.py']
             + (['--output_path=' + output] if output else []) + list(words),

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launcher on one server, with a training script that needs no TensorFlow."""
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 
+import programs
 import pytest
 from conftest import ROOT
 from launching import SCRIPT, Launching, all_gone, is_alive, pids_in, wait_for
@@ -37,24 +34,10 @@ def write_table(path, device_ids):
 
 def test_a_terminal_sees_a_progress_bar_and_the_log_does_not(tmp_path):
     (tmp_path / 'train.py').write_text(SCRIPT)
-    terminal, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
-    process = subprocess.Popen([sys.executable, '-m', 'launcher', '--case=acc', 'train.py', '--output_path=out'],
-                               cwd=str(tmp_path), env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=ROOT),
-                               stdout=child, stderr=child)
-    os.close(child)
-    said = b''
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # the last writer has closed its side
-            break
-        if not part:
-            break
-        said += part
-    os.close(terminal)
-    assert process.wait(60) == 0, said
-    assert b'30/30' in said and b'Final Performance' in said
+    ended, shown = programs.on_terminal(
+        [sys.executable, '-m', 'launcher', '--case=acc', 'train.py', '--output_path=out'], cwd=str(tmp_path),
+        env={'PYTHONPATH': ROOT})
+    assert ended == 0 and '30/30' in shown and 'Final Performance' in shown, shown
     assert '30/30' not in (tmp_path / 'out' / 'train_0.log').read_text()
 
 

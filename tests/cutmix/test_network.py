@@ -19,7 +19,7 @@ import train  # noqa: E402
 from common import cifar10, files  # noqa: E402
 from common.runtime import open_runtime  # noqa: E402
 
-pytestmark = pytest.mark.smoke
+smoke = pytest.mark.smoke  # on TensorFlow 2.6, with Keras 2, as well
 
 
 def images_of(count, seed=0):
@@ -35,7 +35,7 @@ def training_of(runtime, *words):
     return train.build_training(runtime, train.parse_args(list(words)))
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def trained():
     """The two forms of one network whose statistics have moved."""
     network, standard = resnet.resnet20(1, layers.fused_normalise), resnet.resnet20(1)
@@ -45,6 +45,7 @@ def trained():
     return network, standard
 
 
+@smoke
 def test_the_papers_number_of_parameters():
     network = resnet.resnet20()
     trainable = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
@@ -54,6 +55,7 @@ def test_the_papers_number_of_parameters():
     assert len([layer for layer in network.layers if layer.name.endswith(('conv1', 'conv2', 'stem', 'scores'))]) == 20
 
 
+@smoke
 def test_both_forms_are_one_function():
     network, standard = resnet.resnet20(3, layers.fused_normalise), resnet.resnet20(3)
     ours, keras = model_files.network_variables(network), model_files.network_variables(standard)
@@ -75,6 +77,7 @@ def test_both_forms_are_one_function():
             assert not np.array_equal(ours[name].numpy(), np.full(ours[name].shape, float('variance' in name)))
 
 
+@smoke
 def test_every_trainable_has_a_gradient_and_statistics_move_in_training_only(runtime):
     network, _, step = training_of(runtime, '--optimizer=sgd', '--weight_decay=0')
     before = {name: v.numpy() for name, v in model_files.network_variables(network).items()}
@@ -88,6 +91,7 @@ def test_every_trainable_has_a_gradient_and_statistics_move_in_training_only(run
     assert all(np.array_equal(v.numpy(), after[n]) for n, v in model_files.network_variables(standard).items())
 
 
+@smoke
 def test_weight_decay_pulls_kernels_alone(runtime):
     images, labels, rate = tf.constant(images_of(8)), tf.one_hot(np.arange(8), 10), tf.constant(0.5)
     moved = []
@@ -101,8 +105,8 @@ def test_weight_decay_pulls_kernels_alone(runtime):
         np.testing.assert_allclose(plain - decayed, expected, atol=1e-4, err_msg=variable.name)
 
 
-def test_a_handful_of_images_is_learnt(runtime, sample_cifar10):
-    data = cifar10.load_cifar10(sample_cifar10)
+def test_a_handful_of_images_is_learnt(runtime, few_cifar10):
+    data = cifar10.load_cifar10(few_cifar10)
     images, labels = tf.constant(data.train_images[:32]), tf.one_hot(data.train_labels[:32], 10)
     step = training_of(runtime, '--optimizer=sgd', '--weight_decay=0').step
     losses = [float(step(images, labels, tf.constant(0.05))) for _ in range(60)]
@@ -145,6 +149,7 @@ def test_metrics_count_examples():
     assert result['loss'] == pytest.approx(expected)
 
 
+@smoke
 def test_files_reload_to_the_same_outputs(trained, tmp_path):
     network, standard = trained
     images = images_of(6, 3)
@@ -171,6 +176,7 @@ def another_network():
     return tf.keras.Model(inputs, tf.keras.layers.Dense(3, name='scores')(inputs), name='other')
 
 
+@smoke
 @pytest.mark.parametrize('kind', ['whole', 'weights', 'text', 'absent'])
 def test_a_file_of_another_network_is_named(tmp_path, kind):
     path = str(tmp_path / ('model.weights.h5' if kind == 'weights' else 'model.h5'))
@@ -185,6 +191,7 @@ def test_a_file_of_another_network_is_named(tmp_path, kind):
     assert raised.value.where == path and '\n' not in str(raised.value)
 
 
+@smoke
 def test_an_optimizers_state_comes_back_and_another_optimizers_is_refused(runtime, tmp_path):
     network, optimizer, step = training_of(runtime, '--optimizer=adam')
     step(tf.constant(images_of(8)), tf.one_hot(np.arange(8), 10), tf.constant(0.1))

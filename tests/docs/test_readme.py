@@ -22,6 +22,7 @@ import subprocess
 import sys
 
 import pages
+import programs
 import pytest
 
 BASH = shutil.which('bash')
@@ -114,12 +115,13 @@ def give_python(root, text):
     (venv / '.packages').write_bytes(subprocess.run(['cksum'], input=constraints, stdout=subprocess.PIPE).stdout)
 
 
-def run_bash(root, folder, text, timeout):
-    """Runs commands as a user would, from the copy; returns (exit code, output)."""
+def run_bash(root, folder, text, timeout, small=False):
+    """Runs commands as a user would, from the copy, or with small networks; returns (exit code, output)."""
     bin_folder = root / '.venv' / 'bin'
-    environment = dict(os.environ, PATH='%s:%s' % (bin_folder, os.environ['PATH']), PYTHON=str(bin_folder / 'python'))
-    for name in ('ASCEND_DEVICE_ID', 'RANK_ID', 'RANK_SIZE', 'RANK_TABLE_FILE', 'PYTHONPATH', 'CALLED_FROM'):
-        environment.pop(name, None)
+    environment = programs.environment(PATH='%s:%s' % (bin_folder, os.environ['PATH']),
+                                       PYTHON=str(bin_folder / 'python'))
+    if not small:
+        del environment['PYTHONPATH']
     done = subprocess.run([BASH, '-euo', 'pipefail', '-c', text], cwd=str(root / folder), env=environment,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
     return done.returncode, done.stdout.decode(errors='replace')
@@ -173,7 +175,8 @@ def test_runnable_blocks(page, checkout, drawn):
             else:
                 assert key == 'folder' or '.' in key, '%s: the marker has an unknown setting %s' % (place, key)
         give_python(checkout, appended(block.settings))
-        code, said = run_bash(checkout, folder, block.text, timeout=600)
+        # The networks as they are train on their own pages.
+        code, said = run_bash(checkout, folder, block.text, timeout=600, small=page not in pages.FOLDER_PAGES)
         assert code == 0, '%s ended with exit code %d:\n%s' % (place, code, said)
         shown = output_of(page, block)
         if shown:
