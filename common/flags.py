@@ -123,15 +123,17 @@ def boolean(text):
     raise argparse.ArgumentTypeError("found '%s', expected True or False" % text)
 
 
-def integer(at_least):
-    """A flag type: an int that is at least `at_least`."""
+def integer(at_least, at_most=None):
+    """A flag type: an int that is at least `at_least` and, if given, at most `at_most`."""
+    wanted = "of at least %d" % at_least if at_most is None else "from %d to %d" % (at_least, at_most)
+
     def parse(text):
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < at_least:
-            raise argparse.ArgumentTypeError("found '%s', expected an integer of at least %d" % (text, at_least))
+        if value is None or value < at_least or (at_most is not None and value > at_most):
+            raise argparse.ArgumentTypeError("found '%s', expected an integer %s" % (text, wanted))
         return value
     return parse
 
@@ -224,6 +226,21 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
     # No flag, but recorded with them: other ranks would read other data, and count other steps an epoch.
     parser.set_defaults(ranks=ranks.size_text())
     add_device_group(parser, precision_mode)
+
+
+def add_transfer_group(parser, parts):
+    """Adds what a run reads that starts from other weights.
+
+    Args:
+      parser: a Parser.
+      parts: what --freeze counts, first to last, e.g. ("conv1_x", "conv2_x").
+    """
+    group = parser.add_argument_group("transfer learning")
+    group.add_argument("--init_from", type=input_path, metavar="PATH",
+                       help="start anew from these weights: a run, a checkpoint, or published weights (README); what "
+                            "does not fit, as the head of other classes, begins anew. To continue a run: --resume")
+    group.add_argument("--freeze", type=integer(0, len(parts)), default=0, metavar="N",
+                       help="leave the first N of %s as they are, statistics included" % ", ".join(parts))
 
 
 def add_device_group(parser, precision_mode):
