@@ -52,7 +52,8 @@ def export(parsed):
     import ssdvgg
     tf.reset_default_graph()
     image_input = tf.placeholder(tf.float32, [None, preset.image_px, preset.image_px, 3], INPUT)
-    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes)))
+    norm = state.get("norm", "none")
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes), norm=norm))
     session = tf.Session(config=runtime.session_config())
     weights.restore(tf, session, prefix, preset.name)
 

@@ -131,7 +131,8 @@ def run(parsed):
     import ssdvgg
     tf.reset_default_graph()
     image_input = tf.placeholder(tf.uint8, [parsed.batch_size, preset.image_px, preset.image_px, 3], "image_input")
-    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes))
+    norm = state.get("norm", "none")
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes, norm=norm))
     session = tf.Session(config=runtime.session_config())
     weights.restore(tf, session, prefix, preset.name)
 

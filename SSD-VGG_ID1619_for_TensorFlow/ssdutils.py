@@ -10,6 +10,10 @@ from collections import namedtuple
 
 import numpy as np
 
+# VGG-16 (Simonyan and Zisserman 2014, configuration D): channels and convolutions of a block. A 2x2 pool of stride 2
+# follows each but the last.
+VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+
 Preset = namedtuple("Preset", "name image_px map_cells scales last_scale ratios")
 Preset.__doc__ = """One size of the network: side of the image, cells a side of every map, scale of every map, the scale
 that follows the last map's, aspect ratios of every map besides 1. Liu et al. 2016, sections 2.2, 3.1 and 3.3."""

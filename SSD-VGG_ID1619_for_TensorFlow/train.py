@@ -50,8 +50,12 @@ def parse_args(argv=None):
     recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=5e-4, help="L2 factor of kernels")
     recipe.add_argument("--clip_norm", type=flags.number(at_least=0), default=0.0,
                         help="largest length of the gradient of all weights together; 0 for any")
+    recipe.add_argument("--norm", choices=("none", "batch"), default="none",
+                        help="batch: normalisation in the layers that SSD adds to VGG-16, for training from scratch; "
+                             "published checkpoints do not load then")
     parser.add_bool(recipe, "--augment", True, help="the paper's random distortions, crops and mirrors")
     flags.add_run_group(parser, epochs=200, batch_size=8, precision_mode="allow_fp32_to_fp16")
+    flags.add_transfer_group(parser, ["conv%d_x" % block for block in range(1, len(ssdutils.VGG_BLOCKS) + 1)])
     parser.set_defaults(log_every=20, eval_every=10, save_every=200, data_dump_path="/home/HwHiAiUser/")
 
     run = parser.add_argument_group("documented names")
@@ -163,24 +167,26 @@ def build_graph(runtime, parsed, num_classes, evaluates):
     class_ids = tf.placeholder(tf.int32, [parsed.batch_size, boxes], "class_ids")
     offsets = tf.placeholder(tf.float32, [parsed.batch_size, boxes, 4], "offsets")
     rate = tf.placeholder(tf.float32, [], "learning_rate")
-    predictions = ssdvgg.predictions(images, preset, num_classes, runtime.compute_dtype)
+    predictions = ssdvgg.predictions(images, preset, num_classes, runtime.compute_dtype, parsed.norm, training=True)
     confidence, localisation = ssdvgg.losses(*predictions, class_ids, offsets)
     if parsed.optimizer == "adam":
         optimizer = tf.train.AdamOptimizer(rate, beta1=parsed.momentum)
     else:
         optimizer = tf.train.MomentumOptimizer(rate, parsed.momentum)
     optimizer = runtime.wrap_optimizer(optimizer)
-    gradients, variables = zip(*optimizer.compute_gradients(confidence + localisation))
+    gradients, variables = zip(*optimizer.compute_gradients(
+        confidence + localisation, var_list=ssdvgg.trained(tf.trainable_variables(), parsed.freeze)))
     if parsed.clip_norm:
         gradients, _ = tf.clip_by_global_norm(gradients, parsed.clip_norm)
-    update = optimizer.apply_gradients(
-        [(gradient + parsed.weight_decay * variable if len(variable.shape) == 4 else gradient, variable)
-         for gradient, variable in zip(gradients, variables)], global_step=tf.train.get_or_create_global_step())
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        update = optimizer.apply_gradients(
+            [(gradient + parsed.weight_decay * variable if len(variable.shape) == 4 else gradient, variable)
+             for gradient, variable in zip(gradients, variables)], global_step=tf.train.get_or_create_global_step())
     eval_images = eval_result = None
     if evaluates:
         eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + pixels, "image_input")
         with tf.variable_scope(tf.get_variable_scope(), reuse=True):  # float32: the figure must not depend on hardware
-            eval_result = ssdvgg.result(*ssdvgg.predictions(eval_images, preset, num_classes))
+            eval_result = ssdvgg.result(*ssdvgg.predictions(eval_images, preset, num_classes, norm=parsed.norm))
     return Graph(images, class_ids, offsets, rate, confidence, localisation, update, eval_images, eval_result)
 
 
@@ -230,7 +236,7 @@ def train(parsed):
             runtime.warnings[:0] = warnings_about(parsed, data, run.restored, vgg, unused, eval_images)
         run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix),
                   evaluate if eval_images else None, "map",
-                  state={"network": "ssd_vgg", "preset": preset.name, "classes": classes},
+                  state={"network": "ssd_vgg", "preset": preset.name, "classes": classes, "norm": parsed.norm},
                   peak_rate=parsed.lr_values[0], advice=NOT_FINITE, model="SSD-VGG", network=preset.name,
                   classes=len(classes), start=run.restored[0] if run.restored else parsed.vgg_dir or "scratch",
                   workers=workers,

@@ -6,12 +6,12 @@ import zipfile
 
 import numpy as np
 
+import ssdutils
 from common import graph_files
 from common.files import DataError
 
-# Channels and number of convolutions of VGG-16's blocks, channels of fc6 and fc7 (Simonyan and Zisserman 2014,
-# configuration D).
-_BLOCKS, _FC_CHANNELS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 4096
+_BLOCKS = ssdutils.VGG_BLOCKS
+_FC_CHANNELS = 4096  # of fc6 and fc7 (Simonyan and Zisserman 2014, configuration D)
 _DO = "give a VGG-16 for ImageNet with its fully connected layers"
 
 
@@ -58,6 +58,8 @@ def read_vgg16(path):
         raise DataError(path, "a SavedModel's folder, an .npz or an .h5 of VGG-16",
                         "another file" if os.path.exists(path) else "no such file", "correct --vgg_dir")
     weights, shapes = {}, _vgg16_shapes()
+    if not any(name.startswith("fc") for name in arrays):
+        shapes = {name: wanted for name, wanted in shapes.items() if not name.startswith("fc")}
     missing = sorted(set(shapes) - set(arrays))
     if missing:
         raise DataError(path, "VGG-16's %d arrays" % len(shapes), "no " + ", no ".join(missing), _DO)
@@ -180,7 +182,7 @@ def restore(tf, session, prefix, preset_name):
     Raises:
       DataError: it is a checkpoint of something else; names the first variable that differs.
     """
-    network = {variable.op.name: variable for variable in tf.trainable_variables()}
+    network = {variable.op.name: variable for variable in tf.model_variables()}
     # The variables of SSD300 are a part of SSD512's, so what is left over tells them apart.
     foreign = sorted(name for name in graph_files.stored_shapes(tf, prefix) if name not in network and
                      name.startswith(("conv", "classifiers/")) and name.endswith(("/filter", "/biases")))

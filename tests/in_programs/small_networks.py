@@ -20,20 +20,20 @@ def _cutmix(module, change):
     change(module, 'BLOCKS', 1)
 
 
-def _ssd_presets(module, change):
-    """One more, `tiny`: 64 pixels, 372 default boxes."""
+def _ssd_shapes(module, change):
+    """Narrow blocks, and one more preset, `tiny`: 64 pixels, 372 default boxes."""
+    change(module, 'VGG_BLOCKS', ((8, 2), (8, 2), (16, 3), (32, 3), (32, 3)))
     few = (2, 1 / 2)
     change(module, 'PRESETS', dict(module.PRESETS, tiny=module.Preset(
         'tiny', 64, (8, 4, 2, 1), (0.15, 0.35, 0.55, 0.75), 0.95, (few, few + (3, 1 / 3), few, few))))
 
 
 def _ssd(module, change):
-    change(module, 'VGG_BLOCKS', ((8, 2), (8, 2), (16, 3), (32, 3), (32, 3)))
     change(module, 'FC_CHANNELS', 32)
     change(module, '_extra_layers', lambda preset: [('conv8', 16, 32, 2, 'SAME'), ('conv9', 16, 32, 2, 'SAME')])
 
 
-_CHANGES = {'models.cspdarknet53': _cspnet, 'architecture': _shufflenet, 'resnet': _cutmix, 'ssdutils': _ssd_presets,
+_CHANGES = {'models.cspdarknet53': _cspnet, 'architecture': _shufflenet, 'resnet': _cutmix, 'ssdutils': _ssd_shapes,
             'ssdvgg': _ssd}
 
 
