@@ -5,6 +5,7 @@
     ./process_dataset.py                                          data/VOCdevkit, as download-data.sh leaves it
     ./process_dataset.py --data_path=DIR --output_path=OUT --annotate=20
 
+The classes are those that the annotations name, by the alphabet, or those of --classes=FILE, in its order.
 Every picture is decoded and every box checked once. OUT gets arrays and JSON (training_data.py says which), the
 pictures stay where they are. bad.csv names what was wrong, by file and line. Without --output_path the result goes
 below data/prepared of this folder, where train.py finds it when it is given the same --data_path.
@@ -12,8 +13,8 @@ below data/prepared of this folder, where train.py finds it when it is given the
 import collections
 import concurrent.futures.process
 import csv
+import functools
 import hashlib
-import importlib
 import io
 import json
 import multiprocessing
@@ -26,6 +27,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
+import source_pascal_voc as source  # noqa: E402
 from common import flags  # noqa: E402
 from common.files import WHOLE_FILE, DataError, cache_folder, fingerprint, whole_folder, write_text  # noqa: E402
 from common.runlog import say  # noqa: E402
@@ -45,9 +47,9 @@ ANNOTATED_FOLDER = "annotated"
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
 _SHOWN_PROBLEMS = 5
 
-_Plan = collections.namedtuple("_Plan", "source root refs sets problems settings")
-_Plan.__doc__ = """What is to be read: the source_*.py module, its root, images by split, names of the sets by split,
-problems so far; what the result depends on, as JSON."""
+_Plan = collections.namedtuple("_Plan", "root refs sets problems settings")
+_Plan.__doc__ = """What is to be read: the folder of all images, images by split, names of the sets by split, problems
+so far; what the result depends on, as JSON."""
 
 
 def parse_args(argv=None):
@@ -56,7 +58,8 @@ def parse_args(argv=None):
                         help="the VOCdevkit folder, or the one that it is in")
     parser.add_argument("--output_path", type=flags.output_path,
                         help="folder to make; default below data/prepared of this folder")
-    parser.add_argument("--source", default="pascal_voc", metavar="NAME", help="read with source_NAME.py")
+    parser.add_argument("--classes", type=flags.input_path, metavar="FILE",
+                        help="names of the classes, one a line; boxes of others are left out; default all that occur")
     parser.add_argument("--train_sets", type=_names, metavar="YEAR:SET,...",
                         help="e.g. VOC2007:trainval,VOC2012:trainval; default every trainval, or train where val is "
                              "kept for validation")
@@ -107,8 +110,8 @@ def process(data_path, output_path, annotate=0, workers=None, **choices):
       data_path, output_path: folders.
       annotate: number of training pictures to draw.
       workers: processes; None for one a core.
-      choices: source="pascal_voc", name of the source_*.py module; train_sets=None, valid_sets=None, as for its
-        list_images; on_bad="skip", or "stop" at the first bad box or image.
+      choices: train_sets=None, valid_sets=None, as for source_pascal_voc.list_images; classes=None, path of a list of
+        names; on_bad="skip", or "stop" at the first bad box or image.
     Returns:
       output_path.
     Raises:
@@ -120,17 +123,32 @@ def process(data_path, output_path, annotate=0, workers=None, **choices):
     return _make(plan, output_path, annotate, workers)
 
 
-def _plan(data_path, source="pascal_voc", train_sets=None, valid_sets=None, on_bad="skip"):
-    """_Plan of what a path and the flags mean; reads the lists of images alone."""
-    name = source
-    source, (root, years) = _find(data_path, name)
+def _plan(data_path, train_sets=None, valid_sets=None, classes=None, on_bad="skip"):
+    """_Plan of what a path and the flags mean; reads the lists of images and of classes alone."""
+    root, years = _find(data_path)
     refs, sets, problems = source.list_images(root, years, train_sets, valid_sets)
     read = {source.__file__}
     for ref in refs["train"] + refs["valid"]:
         read.update((ref.listed_in, ref.image_path, ref.annotation_path))
-    settings = {"format": FORMAT, "source": name, "root": root, "sets": sets, "on_bad": on_bad,
-                "state": fingerprint(sorted(read))}
-    return _Plan(source, root, refs, sets, problems, settings)
+    settings = {"format": FORMAT, "root": root, "sets": sets, "classes": classes and _read_names(classes),
+                "on_bad": on_bad, "state": fingerprint(sorted(read))}
+    return _Plan(root, refs, sets, problems, settings)
+
+
+def _read_names(path):
+    """The names in a list of classes, one a line."""
+    try:
+        with open(path, "rb") as file:
+            names = [line.strip() for line in source.decode_text(file.read()).splitlines()]
+    except OSError as error:
+        raise DataError(path, "a list of classes", error.strerror, "correct --classes") from error
+    for number, name in enumerate(names, 1):
+        if not name or name in names[:number - 1]:
+            raise DataError("%s, line %d" % (path, number), "the name of a class",
+                            "'%s' a second time" % name if name else "a blank line", "write each name once, one a line")
+    if not names:
+        raise DataError(path, "a list of classes, one a line", "an empty file", "write their names into it")
+    return names
 
 
 def _make(plan, folder, annotate, workers):
@@ -154,11 +172,7 @@ def _adopt(folder):
         write_text(os.path.join(folder, WHOLE_FILE), json.dumps({"made_by": MADE_BY, "files": names}))
 
 
-def _find(data_path, source_name):
-    try:
-        source = importlib.import_module("source_" + source_name)
-    except ImportError as error:
-        raise DataError("--source", "NAME of a source_NAME.py in %s" % HERE, str(error), "correct it") from error
+def _find(data_path):
     tree = source.find(data_path)
     if tree is None:
         inside = sorted(os.listdir(data_path)) if os.path.isdir(data_path) else None
@@ -166,48 +180,50 @@ def _find(data_path, source_name):
                         "processed data set" % DATASET_FILE, "no such folder" if inside is None else "in it: " + (
                             ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
                         "fetch Pascal VOC with bash download-data.sh, or correct --data_path")
-    return source, tree
+    return tree
 
 
 def _write(folder, plan, workers):
-    source, problems = plan.source, list(plan.problems)
-    description = {"made_by": MADE_BY, "format": FORMAT, "source": source.__name__, "root": plan.root,
-                   "classes": list(source.CLASSES), "sets": plan.sets, "splits": {}}
+    problems, samples = list(plan.problems), {split: [] for split in SPLITS}
+    read = functools.partial(source.read, classes=plan.settings["classes"])
     for split in SPLITS:
-        samples = []
-        for sample, complaints in _read(source, plan.refs[split], workers, split):
+        for sample, complaints in _read(read, plan.refs[split], workers, split):
             problems += complaints
             if plan.settings["on_bad"] == "stop":
-                _stop_at(source, problems)
+                _stop_at(problems)
             if sample:
-                samples.append(sample)
-        description["splits"][split] = _write_split(folder, split, samples, plan)
+                samples[split].append(sample)
+    classes = plan.settings["classes"] or sorted({name for split in SPLITS for sample in samples[split]
+                                                  for name in sample.class_names})
+    description = {"made_by": MADE_BY, "format": FORMAT, "root": plan.root, "classes": classes, "sets": plan.sets,
+                   "splits": {split: _write_split(folder, split, samples[split], plan.root, classes)
+                              for split in SPLITS}}
     if not description["splits"]["train"]["objects"]:
         raise DataError(plan.root, "at least one object to train on", "none in %d images%s" % (
             len(plan.refs["train"]), "; the first problem: " + _said(*problems[0]) if problems else ""),
-            "check the lists in ImageSets/Main and the class names in %s.py" % source.__name__)
+            "check the lists in ImageSets/Main" + " and in --classes" * bool(plan.settings["classes"]))
     description["problems"] = collections.Counter(problem.action for problem in problems)
     with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([("path", "line", "reason", "action")] + problems)
     write_text(os.path.join(folder, DATASET_FILE), json.dumps(description, indent=1))
 
 
-def _write_split(folder, split, samples, plan):
+def _write_split(folder, split, samples, root, classes):
     """Writes a split's arrays; returns its entry in dataset.json: counts and checksum."""
-    arrays, content = _arrays(samples, plan.root), io.BytesIO()
+    arrays, content = _arrays(samples, root, classes), io.BytesIO()
     np.savez(content, **arrays)
     with open(os.path.join(folder, ARRAYS_FILE % split), "wb") as file:
         file.write(content.getvalue())
-    classes, class_ids = len(plan.source.CLASSES), arrays["class_ids"]
+    class_ids = arrays["class_ids"]
     of_image = np.repeat(np.arange(len(samples)), np.diff(arrays["box_starts"]))
     counted = {"objects": class_ids, "difficult": class_ids[arrays["difficult"]],
-               "images": np.unique(of_image * classes + class_ids) % classes}
+               "images": np.unique(np.stack([of_image, class_ids]), axis=1)[1]}
     return {"images": len(samples), "objects": len(class_ids),
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-            "per_class": {name: np.bincount(ids, minlength=classes).tolist() for name, ids in counted.items()}}
+            "per_class": {name: np.bincount(ids, minlength=len(classes)).tolist() for name, ids in counted.items()}}
 
 
-def _stop_at(source, problems):
+def _stop_at(problems):
     left_out = (source.BOX_LEFT_OUT, source.IMAGE_LEFT_OUT)
     bad = next((problem for problem in problems if problem.action in left_out), None)
     if bad:
@@ -215,19 +231,19 @@ def _stop_at(source, problems):
                         "correct it, or leave it out with --on_bad=skip")
 
 
-def _read(source, refs, workers, title):
-    """Yields source.read(ref) for all refs, in order."""
+def _read(read, refs, workers, title):
+    """Yields read(ref) for all refs, in order."""
     from tqdm import tqdm
     with tqdm(total=len(refs), unit="image", disable=None, dynamic_ncols=True, desc=title) as bar:
         if workers == 1 or len(refs) < _IN_PROCESS_IMAGES:
             for ref in refs:
-                yield source.read(ref)
+                yield read(ref)
                 bar.update()
             return
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker) as executor:
             try:
-                for result in executor.map(source.read, refs, chunksize=16):
+                for result in executor.map(read, refs, chunksize=16):
                     yield result
                     bar.update()
             except concurrent.futures.process.BrokenProcessPool as error:
@@ -241,16 +257,18 @@ def _start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
 
 
-def _arrays(samples, root):
+def _arrays(samples, root, classes):
+    id_of = {name: number for number, name in enumerate(classes)}
+
     def joined(name, empty):
         return np.concatenate([empty] + [getattr(sample, name) for sample in samples])
 
     return {
         "image_paths": np.array([os.path.relpath(sample.image_path, root) for sample in samples], str),
         "sizes_px": np.array([sample.size_px for sample in samples], np.int32).reshape(-1, 2),  # width, height
-        "box_starts": np.cumsum([0] + [len(sample.class_ids) for sample in samples]),
+        "box_starts": np.cumsum([0] + [len(sample.class_names) for sample in samples]),
         "boxes_xyxy_px": joined("boxes_xyxy_px", np.zeros((0, 4), np.float32)),  # 0-based, half-open
-        "class_ids": joined("class_ids", np.zeros(0, np.int32)),
+        "class_ids": np.array([id_of[name] for sample in samples for name in sample.class_names], np.int32),
         "difficult": joined("difficult", np.zeros(0, bool)),
     }
 
@@ -282,8 +300,9 @@ def report(folder):
     description = read_description(folder)
     splits = [description["splits"][split] for split in SPLITS]
     columns = ("images", "objects", "difficult")
-    row = "%-14s" + (" %8s" * 3 + " ") * 2
-    lines = ["%-14s %24s %26s" % ("", "training", "validation"), row % (("class",) + columns * 2)]
+    widest = max(map(len, description["classes"] + ["class"]))
+    row = "%%-%ds" % widest + (" %8s" * 3 + " ") * 2
+    lines = ["%*s %26s %27s" % (widest, "", "training", "validation"), row % (("class",) + columns * 2)]
     for number, name in enumerate(description["classes"]):
         counts = [split["per_class"][column][number] for split in splits for column in columns]
         lines.append(row % ((name,) + tuple(counts)))

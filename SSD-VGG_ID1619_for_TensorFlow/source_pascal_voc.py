@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a VOCdevkit tree for process_dataset.py.
+"""Reads a VOCdevkit tree, of any classes, for process_dataset.py, which calls `find`, `list_images` and `read`.
 
-For classes of your own: in a tree of this layout, copy this file to source_<name>.py, change CLASSES and run
-`./process_dataset.py --source=<name>`. For another layout, also rewrite the three functions that process_dataset.py
-calls: `find`, `list_images` and `read`. What is in doubt is reported as a Problem; what cannot be used is left out.
+What is in doubt is reported as a Problem; what cannot be used is left out.
 
     VOCdevkit/VOC2007/ImageSets/Main/{train,val,trainval,test}.txt     one image id a line
     VOCdevkit/VOC2007/Annotations/<id>.xml
@@ -26,13 +24,14 @@ import numpy as np
 
 from common.files import DataError
 
+# Pascal VOC's own, in the kit's order, which is also the alphabet's.
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 
 ImageRef = namedtuple("ImageRef", "image_path annotation_path listed_in line")
 ImageRef.__doc__ = """One image: its file and its annotation's, and where it is listed."""
-Sample = namedtuple("Sample", "image_path size_px boxes_xyxy_px class_ids difficult")
-Sample.__doc__ = """One image: path str, (width, height), float32 [G, 4], int32 [G], bool [G]."""
+Sample = namedtuple("Sample", "image_path size_px boxes_xyxy_px class_names difficult")
+Sample.__doc__ = """One image: path str, (width, height), float32 [G, 4], [G] str, bool [G]."""
 Problem = namedtuple("Problem", "path line reason action")
 Problem.__doc__ = """Something wrong, where (line 0: the file as a whole), and what was done about it."""
 
@@ -45,6 +44,7 @@ _ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", 
 _YEAR = re.compile(r"VOC\d{4}$")
 _FLAG = re.compile(r"\s+(-1|0|1)$")  # of a class's list: whether an object of it is in the image
 _MOST_XML_BYTES = 16 << 20  # parsed it may fill forty times as much
+_LONGEST_NAME = 100  # characters; result files are named by class
 _OVERSHOOT_PX = 1  # a box that is out by no more was meant to touch the border
 
 
@@ -121,11 +121,12 @@ def list_images(root, years, train_sets=None, valid_sets=None):
     return {split: list(of_path.values()) for split, of_path in refs.items()}, sets, problems
 
 
-def read(ref):
+def read(ref, classes=None):
     """Reads one image's annotation and proves that its picture can be decoded.
 
     Args:
       ref: ImageRef.
+      classes: names; objects of others are left out. None for any.
     Returns:
       (Sample, or None when the image is left out; [Problem]).
     """
@@ -149,17 +150,17 @@ def read(ref):
     size_px, problems = _labelled_size_px(tree, ref, size_px)
     if size_px is None:
         return None, problems
-    boxes, class_ids, difficult = [], [], []
+    boxes, names, difficult = [], [], []
     for node in tree.iterfind("object"):
-        line, reason, box, class_id = _object(node, size_px)
+        line, reason, box, name = _object(node, size_px, classes)
         if reason:
             problems.append(Problem(ref.annotation_path, line, reason, BOX_LEFT_OUT if box is None else BOX_CLIPPED))
         if box is not None:
             boxes.append(box)
-            class_ids.append(class_id)
+            names.append(name)
             mark = (node.findtext("difficult") or "").strip().lower()
             difficult.append(mark in ("true", "yes") or _number(mark) == 1)
-    return Sample(ref.image_path, size_px, np.array(boxes, np.float32).reshape(-1, 4), np.array(class_ids, np.int32),
+    return Sample(ref.image_path, size_px, np.array(boxes, np.float32).reshape(-1, 4), names,
                   np.array(difficult, bool)), problems
 
 
@@ -317,10 +318,10 @@ def _left_to_train(year, names, valid_sets):
     return [name for name in ("train", "val") if name in names and not held_out & {name, "trainval"}]
 
 
-def _object(node, size_px):
-    """(line, complaint or "", box [4] or None, class id or None) of an <object>."""
+def _object(node, size_px, classes):
+    """(line, complaint or "", box [4] or None, name of the class or None) of an <object>."""
     name, name_node = (node.findtext("name") or "").strip(), node.find("name")
-    if name not in CLASSES:
+    if not (0 < len(name) <= _LONGEST_NAME and name.isprintable() if classes is None else name in classes):
         return (node if name_node is None else name_node).get("line"), "unknown class %.40r" % name, None, None
     corners = node.find("bndbox")
     if corners is None:
@@ -335,11 +336,11 @@ def _object(node, size_px):
         return line, said + " is reversed or has no area", None, None
     inside = np.clip(box, 0, size_px * 2)
     if (inside == box).all():
-        return line, "", box, CLASSES.index(name)
+        return line, "", box, name
     said += " is outside the image of %d x %d pixels" % size_px
     if np.abs(inside - box).max() > _OVERSHOOT_PX or (inside[:2] >= inside[2:]).any():
         return line, said, None, None
-    return line, said, inside, CLASSES.index(name)
+    return line, said, inside, name
 
 
 def _number(text):

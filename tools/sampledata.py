@@ -3,7 +3,7 @@
 
     python -m tools.sampledata cifar10 --output DIR [--train 2000] [--test 500] [--seed 0]
     python -m tools.sampledata imagenet --output DIR [--train 400] [--test 100] [--seed 0]
-    python -m tools.sampledata voc --output DIR [--train 200] [--test 50] [--seed 0]
+    python -m tools.sampledata voc --output DIR [--train 300] [--test 100] [--seed 0]
 
 The numbers that a model reaches on drawn data say that it learns; they say nothing about the real data set.
 """
@@ -24,11 +24,11 @@ from common.files import DataError, whole_folder
 # Each looks the same in a mirror, because training flips its images.
 SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')
 IMAGENET_CLASSES = tuple('n%08d' % number for number in range(1, len(SHAPES) + 1))  # made up, in the order of SHAPES
-# Pascal VOC's first ten names, in the order of SHAPES: readers of that layout know no others.
-VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow')
+# Name, whose last word is the shape, and hue; a shape belongs to one class alone, because training may swap channels.
+VOC_CLASSES = {'blue square': 0.62, 'green ring': 0.36, 'purple cross': 0.8, 'red disc': 0.0, 'yellow triangle': 0.15}
 
 # Raised when the drawing changes, so that an older folder is drawn anew.
-_DRAWING_VERSION = 1
+_DRAWING_VERSION = 2
 _CHUNK = 1000
 _MADE_BY = 'tools.sampledata'
 
@@ -144,24 +144,29 @@ def _write_imagenet(output, train, test, seed):
 
 
 def _draw_scene(rng):
-    """Draws one to four objects; returns uint8 [H, W, 3] RGB and for each (label, difficult, box).
+    """Draws one to three objects, apart, on a dull background; returns uint8 [H, W, 3] RGB and for each (name, box).
 
-    A box is xmin, ymin, xmax, ymax in pixels that count from 1, the last one included.
+    A box is xmin, ymin, xmax, ymax in pixels that count from 1, the last one included; its longer side is a quarter to
+    a half of the picture's shorter one.
     """
-    width_px, height_px = int(rng.randint(240, 401)), int(rng.randint(180, 341))
+    from PIL import Image
+    width_px, height_px = int(rng.randint(300, 421)), int(rng.randint(240, 321))
     y, x = np.mgrid[0:height_px, 0:width_px].astype(np.float32)
+    # A slope between two colours of little saturation, clouds of 40 pixels, a grain.
     angle = rng.uniform(0, 2 * np.pi)
-    slope = np.clip(0.5 + np.cos(angle) * (x / width_px - 0.5) + np.sin(angle) * (y / height_px - 0.5), 0, 1)
-    slope = slope[..., None]
-    ends = _rgb_of_hue(rng.rand(2), rng.uniform(0, 0.5, 2), rng.uniform(0.15, 0.85, 2))
-    image = slope * ends[0] + (1 - slope) * ends[1]  # [H, W, 3]
-    objects: List[Tuple[int, bool, List[int]]] = []
+    slope = 0.5 + np.cos(angle) * (x / width_px - 0.5) + np.sin(angle) * (y / height_px - 0.5)
+    ends = _rgb_of_hue(rng.rand(2), rng.uniform(0, 0.25, 2), rng.uniform(0.25, 0.8, 2))
+    clouds = Image.fromarray(rng.normal(0, 12, (height_px // 40, width_px // 40)).astype(np.float32))
+    grain = np.asarray(clouds.resize((width_px, height_px), Image.BICUBIC)) + rng.normal(0, 5, slope.shape)
+    image = ends[0] + slope[..., None] * (ends[1] - ends[0]) + grain[..., None].astype(np.float32)  # [H, W, 3]
+
+    objects: List[Tuple[str, List[int]]] = []
     taken = np.zeros((height_px, width_px), bool)
-    for _ in range(rng.randint(1, 5)):
-        difficult = bool(rng.rand() < 0.1)  # those are small and faint
-        for _ in range(10):  # trials: objects keep apart
-            radius_px = rng.uniform(9, 13) if difficult else rng.uniform(0.12, 0.36) * min(width_px, height_px)
-            reach_px = 1.25 * radius_px
+    names = sorted(VOC_CLASSES)
+    for _ in range(rng.randint(1, 4)):
+        for _ in range(20):  # trials: objects keep apart
+            radius_px = rng.uniform(0.14, 0.26) * height_px
+            reach_px = 1.15 * radius_px
             centre_x, centre_y = (rng.uniform(reach_px, side - reach_px) for side in (width_px, height_px))
             square = tuple(slice(int(centre - reach_px), int(centre + reach_px) + 1) for centre in (centre_y, centre_x))
             if not taken[square].any():
@@ -169,21 +174,20 @@ def _draw_scene(rng):
         else:
             continue
         taken[square] = True
-        label, turn = int(rng.randint(len(SHAPES))), rng.uniform(-0.22, 0.22)
+        name, turn = names[rng.randint(len(names))], rng.uniform(-0.22, 0.22)
         dx, dy = (x[square] - centre_x) / radius_px, (y[square] - centre_y) / radius_px
         u, v = np.cos(turn) * dx + np.sin(turn) * dy, np.cos(turn) * dy - np.sin(turn) * dx
-        cover = np.clip(0.5 - _signed_distance(SHAPES[label], u, v) * radius_px, 0, 1)
-        colour = _rgb_of_hue(np.array([(label * 0.3 + rng.normal(0, 0.05)) % 1.0]), rng.uniform(0.55, 1.0, 1),
-                             rng.uniform(0.5, 1.0, 1))[0]
-        image[square] += (0.4 if difficult else 0.9) * cover[..., None] * (colour - image[square])
+        cover = np.clip(0.5 - _signed_distance(name.split()[-1], u, v) * radius_px, 0, 1)
+        colour = _rgb_of_hue(np.array([(VOC_CLASSES[name] + rng.normal(0, 0.01)) % 1.0]), rng.uniform(0.75, 1.0, 1),
+                             rng.uniform(0.7, 1.0, 1))[0]
+        image[square] += cover[..., None] * (colour + grain[square][..., None] - image[square])
         edges = [int(axis.start + side) + 1 for axis, other in ((square[1], 0), (square[0], 1))
                  for side in np.flatnonzero((cover > 0.5).any(other))[[0, -1]]]  # xmin, xmax, ymin, ymax
-        objects.append((label, difficult, [edges[0], edges[2], edges[1], edges[3]]))
-    image += rng.normal(0, 6, image.shape)
+        objects.append((name, [edges[0], edges[2], edges[1], edges[3]]))
     return np.clip(image, 0, 255).astype(np.uint8), objects
 
 
-_OBJECT = ('\t<object>\n\t\t<name>%s</name>\n\t\t<difficult>%d</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>%d</xmin>\n'
+_OBJECT = ('\t<object>\n\t\t<name>%s</name>\n\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>%d</xmin>\n'
            '\t\t\t<ymin>%d</ymin>\n\t\t\t<xmax>%d</xmax>\n\t\t\t<ymax>%d</ymax>\n\t\t</bndbox>\n\t</object>\n')
 _ANNOTATION = ('<annotation>\n\t<filename>%s.jpg</filename>\n\t<size>\n\t\t<width>%d</width>\n\t\t<height>%d</height>\n'
                '\t\t<depth>3</depth>\n\t</size>\n%s</annotation>\n')
@@ -198,7 +202,7 @@ def _write_voc(output, train, test, seed):
     for number, image_id in enumerate(ids):
         image, objects = _draw_scene(np.random.RandomState([seed, number]))
         Image.fromarray(image).save(os.path.join(year, 'JPEGImages', image_id + '.jpg'), 'JPEG', quality=90)
-        boxes = ''.join(_OBJECT % ((VOC_CLASSES[label], difficult) + tuple(box)) for label, difficult, box in objects)
+        boxes = ''.join(_OBJECT % ((name,) + tuple(box)) for name, box in objects)
         Path(year, 'Annotations', image_id + '.xml').write_text(
             _ANNOTATION % (image_id, image.shape[1], image.shape[0], boxes), encoding='utf-8')
     half = train // 2
@@ -212,7 +216,7 @@ _Layout = namedtuple('_Layout', 'write shows makes train test lowest')
 _LAYOUTS = {
     'cifar10': _Layout(_write_cifar10, 'ten classes of 32x32 images', CIFAR10_FOLDER, 2000, 500, (5, 1)),
     'imagenet': _Layout(_write_imagenet, 'ten class folders of JPEGs', 'train and val', 400, 100, (10, 10)),
-    'voc': _Layout(_write_voc, 'JPEGs of one to four objects with their boxes', 'VOCdevkit', 200, 50, (2, 1)),
+    'voc': _Layout(_write_voc, 'JPEGs of one to three objects with their boxes', 'VOCdevkit', 300, 100, (2, 1)),
 }
 
 
@@ -224,9 +228,8 @@ def draw(layout, output, train=None, test=None, seed=0):
 
     Args:
       layout: 'cifar10': ten classes of shapes and textures in CIFAR-10's own files, balanced in each; 'imagenet': the
-        same as JPEGs of 96 to 160 pixels a side in train/<class>/ and val/<class>/; 'voc': one to four of them in a
-        picture, with boxes, as VOCdevkit/VOC2007, by the names of VOC_CLASSES, one half of trainval in train, the other
-        in val, about one object in six small, faint and marked difficult.
+        same as JPEGs of 96 to 160 pixels a side in train/<class>/ and val/<class>/; 'voc': one to three objects
+        of VOC_CLASSES in a picture, with boxes, as VOCdevkit/VOC2007, one half of trainval in train, the other in val.
       train, test: numbers of images; None for the layout's.
       seed: int >= 0; the same seed gives the same images.
     Returns:
