@@ -244,7 +244,7 @@ def check_export(folder, run_folder):
         found.append(session.run('result/result:0', {'image_input:0': pixels.astype(np.float32)}))
     for result in found:
         assert result.shape == (2, 372, 10)
-        np.testing.assert_allclose(result[..., :21].sum(-1), 1, rtol=1e-4)
+        np.testing.assert_allclose(result[..., :6].sum(-1), 1, rtol=1e-4)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
     stored = programs.weights(run_folder / 'ckpt' / 'step-00000004' / 'model')
     with tf.Graph().as_default(), tf.Session() as session:
