@@ -33,10 +33,8 @@ def parse_args(argv=None):
     parser.add_bool(recipe, "--augment", True, help="random crop and mirror")
     flags.add_run_group(parser, epochs=50, batch_size=64, precision_mode="allow_mix_precision",
                         spelling={"log_every": "--DISPLAY_STEP", "eval_every": "--VAL_EPOCH"})
-    parser.add_argument("--SUMMARY", type=flags.output_path, help="TensorBoard folder; default tb in the run folder")
     parsed = parser.parse_args(argv)
     parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
-    parsed.SUMMARY = parsed.SUMMARY or os.path.join(parsed.output_path, "tb")
     return parsed
 
 
@@ -131,7 +129,7 @@ def train(parsed):
 
         # Loop
         run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix), evaluate, "top1",
-                  state={"network": cspdarknet53.NAME}, peak_rate=parsed.LEARNING_RATE, tensorboard=parsed.SUMMARY,
+                  state={"network": cspdarknet53.NAME}, peak_rate=parsed.LEARNING_RATE,
                   model="CSPNet", network=cspdarknet53.NAME,
                   parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
         with prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,

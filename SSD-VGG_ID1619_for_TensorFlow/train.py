@@ -65,7 +65,8 @@ def parse_args(argv=None):
                      default=argparse.SUPPRESS, metavar="True|False",
                      help="True: there must be a run to continue; False: --resume=auto")
     run.add_argument("--name", type=_folder_name, default="ckpt",
-                     help="project: the folder of the run folder that gets the checkpoints")
+                     help="project: the folder of the run folder that gets the checkpoints; a path: it and its parent, "
+                          "which is the run folder")
     run.add_argument("--num_workers", type=flags.integer(0),
                      help="processes that make batches; 0 makes them in the training process; default one a core")
 
@@ -80,7 +81,10 @@ def parse_args(argv=None):
             len(parsed.lr_values), len(parsed.lr_boundaries)))
     if sorted(set(parsed.lr_boundaries)) != parsed.lr_boundaries:
         parser.error("--lr_boundaries: found %s, expected rising steps" % ";".join(map(str, parsed.lr_boundaries)))
-    parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
+    run_folder, parsed.name = os.path.split(parsed.name)
+    if run_folder and parsed.output_path not in (None, run_folder):
+        parser.error("--name: found a folder in %s, expected one in --output_path=%s" % (run_folder, parsed.output_path))
+    parsed.output_path = parsed.output_path or run_folder or flags.default_output_path(HERE)
     return parsed
 
 
@@ -93,9 +97,9 @@ def _resume(text):
 
 
 def _folder_name(text):
-    if text in ("", ".", "..") or os.path.basename(text) != text:
-        raise argparse.ArgumentTypeError("found '%s', expected the name of a folder; its place is --output_path" % text)
-    return text
+    if os.path.basename(text) in ("", ".", ".."):
+        raise argparse.ArgumentTypeError("found '%s', expected the name or the path of a folder" % text)
+    return flags.output_path(text) if os.path.dirname(text) else text
 
 
 def find_data(parsed):

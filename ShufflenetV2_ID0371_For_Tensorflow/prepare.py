@@ -18,7 +18,7 @@ def find_shards(data_dir, default, mode, prepare):
     """(training folder or None, evaluation folder or None): those that `mode` needs are there.
 
     Args:
-      data_dir: what the user gave, or None for `default`.
+      data_dir: what the user gave, also the folder of the training shards itself; None for `default`.
       default: this model's data/ folder, below which prepared/ is ours.
       mode: train needs the training folder, evaluate the evaluation folder, train_and_evaluate both.
       prepare: make shards when data_dir holds class folders.
@@ -28,6 +28,8 @@ def find_shards(data_dir, default, mode, prepare):
     if mode not in ("train", "train_and_evaluate", "evaluate"):
         raise DataError("--mode", "train or train_and_evaluate to train", mode, "run python eval.py --mode=%s" % mode)
     place = data_dir or default
+    if os.path.basename(os.path.normpath(place)) == TRAIN_SHARDS:  # the published --train_data_dir
+        place = os.path.dirname(os.path.normpath(place))
     if not os.path.isdir(place):
         raise DataError("--data_dir", "a folder with %s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "no folder %s" % place,
                         "correct the path")

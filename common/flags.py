@@ -24,6 +24,27 @@ ALIASES = {
     "--dump_path": "--data_dump_path",
     "--checkpoint": "--checkpoint_dir",
     "--checkpoint_dir": "--checkpoint",
+    "--CKPT_PATH": "--checkpoint",
+    "--CIFAR_PATH": "--data_path",
+    "--over_dump_path": "--data_dump_path",
+    "--num_epochs": "--epochs",
+    "--train_batch_size": "--batch_size",
+    "--initial_learning_rate": "--lr",
+    "--epochs_between_evals": "--eval_every",
+    "--max_train_step": "--train_steps",
+    "--train_data_dir": "--data_path",
+    "--model_dir": "--output_path",
+    "--log_steps": "--log_every",
+    "--data_source": "--source",
+}
+# Published flags that would change nothing, and why.
+NEEDLESS = {
+    "--bind_core": "several ranks are bound to their cores without it",
+    "--end_learning_rate": "the rate falls to 0",
+    "--eval_batch_size": "every image is evaluated once, whatever the batch",
+    "--eval_data_dir": "what is evaluated lies beside what is trained on",
+    "--train_dataset_size": "the images are counted",
+    "--eval_dataset_size": "the images are counted",
 }
 
 # What a precision mode means. bfloat16: off Ascend products are computed in it, where the device has it; mixlist: it
@@ -87,6 +108,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             name = unknown[0].split("=")[0]
+            if name in NEEDLESS:
+                self.error("leave '%s' out: %s" % (name, NEEDLESS[name]))
             accepted = [o for o in known if o.startswith("--")] + [o for o, ours in ALIASES.items() if ours in known]
             near = difflib.get_close_matches(name, accepted, 1, 0.5)
             self.error("unknown flag '%s'%s" % (name, "; did you mean '%s'" % near[0] if near else ""))
@@ -99,8 +122,8 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = word.partition("=")
         if name not in known:
             name = "--" + name[2:].replace("-", "_")
-        if name not in known:
-            name = ALIASES.get(name, name)
+        if name not in known and ALIASES.get(name) in known:
+            name = ALIASES[name]
         return name + equals + value
 
 
@@ -222,6 +245,8 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
                           "run's checkpoint with all that it holds, step and optimizer included, to the longer end "
                           "that --epochs or --train_steps says")
     run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
+    run.add_argument("--SUMMARY", "--tensorboard_dir", dest="SUMMARY", type=output_path, metavar="DIR",
+                     help="TensorBoard folder; default tb in the run folder")
     parser.add_bool(run, "--synthetic", False, help="train on random images; needs no data")
     # No flag, but recorded with them: other ranks would read other data, and count other steps an epoch.
     parser.set_defaults(ranks=ranks.size_text())

@@ -118,7 +118,7 @@ class Run:
 
     def begin(self, variables, save, evaluate=None, judged_by=None, state=None, parameters=0, peak_rate=None,
               look_every=1, advice="lower the learning rate, or set --precision_mode=force_fp32",
-              new_warnings=lambda: (), tensorboard=None, log_name=None, at_end=lambda: None, **fields):
+              new_warnings=lambda: (), log_name=None, at_end=lambda: None, **fields):
         """Call it when weights are as training starts with: writes flags.json and the [run] line.
 
         Args:
@@ -131,7 +131,7 @@ class Run:
           look_every: steps between two looks at the loss and at requests to stop.
           advice: what to do about a loss that is not finite.
           new_warnings: function() -> sentences that came up since the last call.
-          tensorboard: its folder; default tb in the run folder. log_name: as for runlog.RunLog.
+          log_name: as for runlog.RunLog.
           at_end: function() that rank 0 calls before the [done] line.
         """
         parsed, runtime = self._parsed, self._runtime
@@ -143,8 +143,8 @@ class Run:
         if self.rank == 0:
             write_text(os.path.join(parsed.output_path, checkpoint.FLAGS_FILE),
                        json.dumps(vars(parsed), indent=1, sort_keys=True))
-        self._log = runlog.RunLog(parsed.output_path, self.rank, tensorboard or os.path.join(parsed.output_path, "tb"),
-                                  log_name)
+        self._log = runlog.RunLog(parsed.output_path, self.rank,
+                                  parsed.SUMMARY or os.path.join(parsed.output_path, "tb"), log_name)
         before = {"before_sec": self._before_sec} if self._before_sec else {}
         self._log.event(runlog.RUN, **fields, batch_size=parsed.batch_size, images=self._images,
                         steps=self.total_steps, first_step=self.first_step, seed=parsed.seed,

@@ -113,7 +113,30 @@ def _make_plan(own):
     # Servers may share the folder and number their devices alike, but a rank is there once.
     numbers = ranks if len(table.servers()) > 1 else [table.devices[rank].device_id for rank in ranks]
     log_names = [os.path.join(output_path, "train_%d.log" % number) for number in numbers]
+    _link_logs(output_path, numbers)
     return Plan(own, parsed, trains, table, server_id, ranks, environments, log_names, tuple(handed_down.values()))
+
+
+def _link_logs(output_path, numbers):
+    """Makes the documented output/<number>/train_<number>.log of every rank lead to its log in the run folder.
+
+    Where another run has that folder, it is left alone. A link of an earlier run is none of this one's logs.
+    """
+    if output_path != flags.default_output_path(os.getcwd()):
+        return
+    outputs, own = os.path.split(output_path)
+    for number in numbers:
+        name = "train_%d.log" % number
+        if os.path.islink(os.path.join(output_path, name)):
+            os.unlink(os.path.join(output_path, name))
+        link = os.path.join(outputs, str(number), name)
+        if own == str(number) or (os.path.lexists(link) and not os.path.islink(link)):
+            continue
+        with contextlib.suppress(OSError):  # a disk without links; the log itself is in the run folder
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            if os.path.islink(link):
+                os.unlink(link)
+            os.symlink(os.path.join(os.pardir, own, name), link)
 
 
 def _check_installed(package):

@@ -30,6 +30,10 @@ def test_a_boolean_means_what_it_says(words, value):
     (['--max-epochs=3'], 'epochs', 3), (['--data_dir=/x'], 'data_path', '/x'), (['--DISPLAY_STEP=7'], 'log_every', 7),
     (['--log-every=7'], 'log_every', 7), (['--resume'], 'resume', 'True'), ([], 'resume', 'auto'),
     (['--epochs=5', '--train_epochs=2'], 'epochs', 2),
+    (['--over_dump_path=/x'], 'data_dump_path', '/x'), (['--CIFAR_PATH=/x'], 'data_path', '/x'),
+    (['--train_data_dir=/x'], 'data_path', '/x'), (['--model_dir=/x'], 'output_path', '/x'),
+    (['--tensorboard-dir=/x'], 'SUMMARY', '/x'), (['--train_batch_size=8'], 'batch_size', 8),
+    (['--num_epochs=3'], 'epochs', 3), (['--log_steps=7'], 'log_every', 7),
 ])
 def test_documented_spellings_reach_one_name(words, name, value):
     assert getattr(parser().parse_args(words), name) == value
@@ -45,6 +49,9 @@ def test_documented_spellings_reach_one_name(words, name, value):
     (['--epoch=8'], ['--epoch', "did you mean '--epochs'"]),
     (['--train_epoch=8'], ['--train_epoch', "did you mean '--train_epochs'"]),
     (['--LEARNING=0.1'], ['--LEARNING']),
+    (['--bind_core=1'], ["leave '--bind_core' out", 'bound to their cores']),
+    (['--eval_batch_size=512'], ["leave '--eval_batch_size' out"]),
+    (['--CKPT_PATH=x'], ["unknown flag '--CKPT_PATH'"]),
     (['stray'], ['stray']),
 ])
 def test_a_wrong_flag_is_one_line_and_exit_code_2(words, parts, capsys):

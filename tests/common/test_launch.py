@@ -138,6 +138,21 @@ def test_several_ranks_share_folder_and_cores_and_only_the_first_is_shown(net):
             'JOB_ID': '10087', 'cores': block, 'output_path': str(net.net / 'test' / 'output' / '0')}
 
 
+def test_the_log_of_every_rank_is_where_the_documents_say(net):
+    output = net.net / 'test' / 'output'
+    (output / '2').mkdir(parents=True)
+    (output / '2' / 'train_2.log').write_text('another run\n')
+    for _ in range(2):
+        code, said = net.run('--do=early', ranks=3, output=None, ASCEND_DEVICE_ID='')
+        assert code == 0, said
+        assert 'rank 0 of 3 device 0' in (output / '0' / 'train_0.log').read_text()
+        assert 'rank 1 of 3 device 1' in (output / '1' / 'train_1.log').read_text()
+        assert (output / '2' / 'train_2.log').read_text() == 'another run\n'
+    code, said = net.run(output=None, ASCEND_DEVICE_ID='1')  # one card of its own afterwards
+    assert code == 0 and 'rank 0 of 1 device 1' in (output / '1' / 'train_1.log').read_text(), said
+    assert 'rank 0 of 1' not in (output / '0' / 'train_1.log').read_text()
+
+
 def test_one_rank_is_left_alone(net):
     given = dict(CUDA_VISIBLE_DEVICES='5', RANK_TABLE_FILE='any', JOB_ID='7', ASCEND_DEVICE_ID='4', SERVER_ID='other')
     code, said = net.run('--do=tell', TF_CONFIG='{}', CM_CHIEF_IP='10.0.0.1', **given)

@@ -60,6 +60,8 @@ def test_every_documented_flag_is_accepted():
     assert (parsed.MOMENTUM, parsed.LAMBDA, parsed.log_every, parsed.eval_every, parsed.resume) == (
         0.8, 1e-4, 7, 2, 'False')
     assert parsed.SUMMARY == os.path.abspath('s')
+    published = evaluation.parse_args(['--CKPT_PATH=/c', '--CIFAR_PATH=/d'])
+    assert (published.checkpoint, published.data_path) == ('/c', '/d')
 
 
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():

@@ -818,6 +818,7 @@ def test_the_folder_that_data_dir_means(folders, shards_folder, tmp_path):
     os.mkdir(default)
     both = tuple(str(shards_folder / name) for name in ('train_shards', 'eval_shards'))
     assert prepare.find_shards(str(shards_folder), default, 'train_and_evaluate', False) == both
+    assert prepare.find_shards(str(shards_folder / 'train_shards') + '/', default, 'train_and_evaluate', False) == both
     with pytest.raises(DataError, match='add --prepare'):
         prepare.find_shards(str(folders), default, 'train', False)
     with pytest.raises(DataError, match='--data_dir: expected .* found nothing'):

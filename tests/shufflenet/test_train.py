@@ -86,6 +86,10 @@ def test_every_documented_flag_is_accepted():
     assert (parsed.log_every, parsed.save_every, parsed.log_name, parsed.mode) == (7, 9, 'my.log', 'train_and_evaluate')
     assert (parsed.version, parsed.synthetic, parsed.do_checkpoint, parsed.rank_size) == ('he_uniform', True, False, 8)
     assert train.parse_args(['--data_path=e', '--train-steps=3', '--output_path=p']).train_steps == 3
+    published = train.parse_args('--train_batch_size=4 --num_epochs=3 --initial_learning_rate=0.1 --model_dir=o '
+                                 '--train_data_dir=d'.split())
+    assert (published.batch_size, published.epochs, published.lr, published.output_path, published.data_path) == (
+        4, 3, 0.1, os.path.abspath('o'), os.path.abspath('d'))
 
 
 @pytest.mark.parametrize('words, said', [

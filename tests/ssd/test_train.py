@@ -96,12 +96,16 @@ def test_every_documented_flag_is_accepted(tmp_path):
     assert train.parse_args(['--continue_training=False', '--data_dump_flag=True']).resume == 'auto'
     assert train.parse_args(['--continue-training']).resume == 'True'
     assert train.parse_args(['--save_every=9', '--no_augment']).save_every == 9
+    for words in (['--name=/x/0/mine'], ['--name=/x/0/mine', '--output_path=/x/0']):  # the latter by the launcher
+        assert (train.parse_args(words).output_path, train.parse_args(words).name) == ('/x/0', 'mine')
+    assert train.parse_args(['--tensorboard-dir=/tb']).SUMMARY == '/tb'
 
 
 @pytest.mark.parametrize('words, said', [
     (['--lr-values=0.1;0.01'], 'found 2 rates for 2 boundaries'), (['--lr-values=0.1;x;0.01'], "found 'x'"),
     (['--lr-boundaries=400000;320000'], 'found 400000;320000, expected rising'),
-    (['--lr-boundaries=0;5'], "found '0'"), (['--name=a/b'], '--output_path'), (['--momentum=1'], 'below 1'),
+    (['--lr-boundaries=0;5'], "found '0'"), (['--name=a/..'], 'the name or the path'),
+    (['--name=/a/b', '--output_path=/c'], '--output_path=/c'), (['--momentum=1'], 'below 1'),
     (['--preset=vgg400'], "'vgg300'"), (['--continue-training=maybe'], 'True or False'),
     (['--batchsize=8'], "did you mean '--batch_size'"), (['--optimizer=sgd'], "'momentum'")])
 def test_a_bad_flag_is_one_line(words, said, capsys):
