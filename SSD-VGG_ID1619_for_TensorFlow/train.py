@@ -83,7 +83,8 @@ def parse_args(argv=None):
         parser.error("--lr_boundaries: found %s, expected rising steps" % ";".join(map(str, parsed.lr_boundaries)))
     run_folder, parsed.name = os.path.split(parsed.name)
     if run_folder and parsed.output_path not in (None, run_folder):
-        parser.error("--name: found a folder in %s, expected one in --output_path=%s" % (run_folder, parsed.output_path))
+        parser.error("--name: found a folder in %s, expected one in --output_path=%s" % (
+            run_folder, parsed.output_path))
     parsed.output_path = parsed.output_path or run_folder or flags.default_output_path(HERE)
     return parsed
 

@@ -349,6 +349,19 @@ def test_help_shows_what_the_script_passes(script, tmp_path):
     assert 'the case is ' in shown.stdout and '; %d rank(s)' % (8 if script.endswith('8p.sh') else 1) in shown.stdout
 
 
+@pytest.mark.parametrize('script, words', [
+    ('CSPNet*/test/train_full_1p.sh', '--case=acc --sec_per_step'),
+    ('CSPNet*/test/train_performance_1p.sh', '--case=perf --sec_per_step'),
+    ('SSD*/test/train_full_1p.sh', '--case=acc'), ('SSD*/test/train_full_8p.sh', '--ranks=8 --case=acc --total_batch'),
+    ('cutmix*/test/train_performance_1p.sh', '--case=static_eval_perf'),
+    ('cutmix*/test/train_performance_1p_dynamic_eval.sh', '--case=dynamic_eval_perf'),
+    ('Shuff*/test/train_full_8p.sh', '--ranks=8 --case=acc')])
+def test_case_files_are_the_published_ones(script, words):
+    path, = glob.glob(os.path.join(ROOT, script))
+    said = subprocess.check_output([BASH, path], env=dict(os.environ, PYTHON='echo', RANK_SIZE=''), text=True)
+    assert said.startswith('-m launcher %s train.py ' % words)
+
+
 EIGHT_CARDS = sorted(glob.glob(os.path.join(ROOT, '*', 'test', 'train_*_8p.sh')))
 for_eight_cards = pytest.mark.parametrize('script', EIGHT_CARDS, ids=[
     os.path.basename(path)[:-3] + '-' + os.path.relpath(path, ROOT).split('_')[0] for path in EIGHT_CARDS])
