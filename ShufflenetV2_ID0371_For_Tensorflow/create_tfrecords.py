@@ -28,7 +28,7 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 import records  # noqa: E402
 from common import flags  # noqa: E402
 from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
-from images import BadImage, usable_jpeg  # noqa: E402
+from common.pictures import BadImage, usable_jpeg  # noqa: E402
 
 MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
 TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"

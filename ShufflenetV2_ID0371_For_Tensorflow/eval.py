@@ -133,9 +133,9 @@ def score(run, tensors, start, batches):
 
 def predict(parsed, prefix, state):
     """Prints the five likeliest classes of each image file; returns 1 when one cannot be read."""
-    import images
     import input_pipeline
     import records
+    from common import pictures
     if not any(os.path.isfile(path) for path in parsed.images):
         raise DataError("--mode=predict", "image files", ", ".join(parsed.images) or "none", "give their paths")
     names = class_names(parsed, state.get("classes"))
@@ -155,8 +155,8 @@ def predict(parsed, prefix, state):
     for path in parsed.images:
         try:
             with open(path, "rb") as file:
-                data, _ = images.usable_jpeg(file.read())
-        except (OSError, images.BadImage) as error:
+                data, _ = pictures.usable_jpeg(file.read())
+        except (OSError, pictures.BadImage) as error:
             failed = 1
             print("%s: %s" % (path, getattr(error, "strerror", None) or error), file=sys.stderr)
             continue

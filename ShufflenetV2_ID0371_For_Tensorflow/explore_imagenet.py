@@ -22,7 +22,7 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 
 from common import flags  # noqa: E402
 from common.files import DataError, prepare_output_dir, read_json, walk, write_text  # noqa: E402
-from images import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
+from common.pictures import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
 
 TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"
 ENCODING_FILE, BOXES_FILE, BAD_FILE = "integer_encoding.json", "boxes.npy", "bad_files.csv"

@@ -13,11 +13,11 @@ _WORST = 20  # classes that the table has when there are more than _MOST_NAMED
 _NAME_LENGTH = 28
 
 
-def check_can_draw():
+def check_can_draw(where="--confusion_png", otherwise="leave --confusion_png out"):
     """Raises DataError where matplotlib is missing: better said before an evaluation than after it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise DataError("--confusion_png", "matplotlib, which draws the picture", "no such package",
-                        "python -m pip install matplotlib, or leave --confusion_png out")
+        raise DataError(where, "matplotlib, which draws the picture", "no such package",
+                        "python -m pip install matplotlib, or " + otherwise)
 
 
 def first_guess(scores):

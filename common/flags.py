@@ -305,6 +305,19 @@ def add_checkpoint_group(parser, run_folder):
     parser.add_bool(group, "--best", False, "of a run folder, the checkpoint that evaluated best")
 
 
+def add_predict_group(parser, run_folder):
+    """Adds what predict.py reads, --checkpoint among it; the default of that is run_folder."""
+    group = parser.add_argument_group("pictures")
+    group.add_argument("pictures", nargs="+", type=input_path, metavar="PICTURES",
+                       help="files, or folders with all that is in them")
+    group.add_argument("--output_path", type=output_path, default=output_path("predictions"), metavar="FOLDER",
+                       help="where predictions.csv, predictions.json and a contact sheet go")
+    group.add_argument("--top", type=integer(1), default=5, help="classes to name for each picture")
+    add_checkpoint_group(parser, run_folder)
+    group.add_argument("--model", type=input_path, metavar="EXPORT",
+                       help="an exported model's folder, instead of --checkpoint")
+
+
 def default_output_path(model_folder):
     """test/output/<ASCEND_DEVICE_ID, or 0> of a model folder."""
     return os.path.join(model_folder, "test", "output", os.environ.get("ASCEND_DEVICE_ID") or "0")

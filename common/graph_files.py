@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A graph's variables on disk: restored, saved, exported. For models that run in sessions."""
+import collections
 import os
 
 from common.files import DataError
 
+MOVING_STATISTICS = ("moving_mean", "moving_variance")
 SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
 
 
@@ -54,6 +56,65 @@ def restore(tf, session, prefix, variables=None, may_be_missing=()):
         tf.train.Saver(wanted).restore(session, prefix)
     except (tf.errors.OpError, ValueError) as error:
         raise _not_whole(prefix, error) from error
+
+
+def network_variables(tf):
+    """{name: variable} of the current graph's network: what trains, and the moving statistics; no optimizer's."""
+    moving = [variable for variable in tf.global_variables() if variable.op.name.endswith(MOVING_STATISTICS)]
+    return {variable.op.name: variable for variable in tf.trainable_variables() + moving}
+
+
+Loaded = collections.namedtuple("Loaded", "names anew unused")
+Loaded.__doc__ = """Names: variables that were loaded, variables that begin anew, what the source has besides."""
+
+
+def load_fitting(tf, session, source, where, variables=None, anew=()):
+    """Gives the variables that fit, by name and shape, their values in other weights; the rest stay as they are.
+
+    Args:
+      tf: tensorflow.compat.v1.
+      session: variables are initialised.
+      source: {name: array}, or path prefix of a checkpoint.
+      where: the file, for messages.
+      variables: {name in the source: variable}; None for network_variables().
+      anew: names to leave as they are whatever the source holds, as the head of other classes.
+    Returns:
+      Loaded, lists sorted by name; unused are names in the source, slots and step of an optimizer left out.
+    Raises:
+      DataError: the source cannot be read, or nothing of it fits.
+    """
+    variables = network_variables(tf) if variables is None else variables
+    from_checkpoint = isinstance(source, str)
+    stored = stored_shapes(tf, source) if from_checkpoint else {name: list(array.shape)
+                                                                for name, array in source.items()}
+    fits = sorted(name for name, variable in variables.items()
+                  if name not in anew and list(stored.get(name, ())) == variable.shape.as_list() and name in stored)
+    if not fits:
+        raise DataError(where, "weights of this network, such as %s of shape %s" % next(
+            (name, variables[name].shape.as_list()) for name in sorted(variables)), _listed(stored),
+            "give a run or a checkpoint of this network")
+    if from_checkpoint:
+        restore(tf, session, source, {name: variables[name] for name in fits})
+    else:
+        session.run([variables[name].initializer for name in fits],
+                    {variables[name].initial_value: source[name] for name in fits})
+    unused = sorted(name for name in stored if name not in variables and name != "global_step" and
+                    not any(name.startswith(other + "/") for other in variables))
+    return Loaded(fits, sorted(set(variables) - set(fits)), unused)
+
+
+def _listed(stored):
+    names = sorted(stored)
+    return "%d others, such as %s" % (len(names), ", ".join("%s of shape %s" % (name, stored[name])
+                                                            for name in names[:2])) if names else "none"
+
+
+def transfer_fields(where, loaded):
+    """Fields of the [run] line that say what came from --init_from."""
+    fields = {"init_from": where, "weights_loaded": len(loaded.names), "weights_anew": len(loaded.anew)}
+    for key, names in (("anew", loaded.anew), ("unused", loaded.unused)):
+        fields.update({key: " ".join(names)} if names else {})
+    return fields
 
 
 def save(tf, saver, session, prefix):

@@ -2,9 +2,10 @@
 """Variables come back whole, or one sentence names the file and what is wrong with it."""
 import os
 
+import numpy as np
 import pytest
 
-from common import graph_files
+from common import export, graph_files
 from common.files import DataError
 
 
@@ -63,3 +64,54 @@ def test_a_checkpoint_that_is_not_whole_is_one_sentence(tf, saved, damage):
     with pytest.raises(DataError, match='expected a whole TensorFlow checkpoint') as caught:
         graph_files.restore(tf, session, prefix, may_be_missing={'v'})
     assert '\n' not in str(caught.value)
+
+
+def test_what_fits_is_loaded_and_the_rest_is_named(tf, saved):
+    session, prefix = saved
+    w, v = tf.global_variables()
+    by_name = {'w': w, 'v': v}
+    assert graph_files.load_fitting(tf, session, prefix, 'here', by_name) == (['w'], ['v'], [])
+    assert session.run([w, v])[0].tolist() == [1, 1] and session.run(v).tolist() == [2, 2]
+    arrays = {'w': np.full(2, 5, np.float32), 'v': np.zeros(3, np.float32), 'more': np.zeros(1),
+              'w/Momentum': np.zeros(2)}
+    assert graph_files.load_fitting(tf, session, arrays, 'here') == (['w'], ['v'], ['more'])
+    assert session.run(w).tolist() == [5, 5]
+    with pytest.raises(DataError, match='here: expected weights of this network, such as v of shape .2.; found 4 '):
+        graph_files.load_fitting(tf, session, arrays, 'here', anew={'w'})
+    with pytest.raises(DataError, match='found none'):
+        graph_files.load_fitting(tf, session, {}, 'here')
+
+
+def test_an_export_is_compared_and_opened(tf, saved, tmp_path):
+    session, _ = saved
+    images = tf.placeholder(tf.float32, [None, 2], 'images')
+    outputs = {'sums': tf.add(images, tf.global_variables()[0], name='sums')}
+    folder, example = str(tmp_path / 'export'), np.ones([3, 2], np.float32)
+    export.export_session(tf, session, folder, images, outputs, example, {'model': 'Sum', 'classes': ['a', 'b']})
+    opened = export.open_export(tf, folder, 'Sum')
+    assert opened.description['input'] == {'name': 'images', 'tensor': 'images:0', 'dtype': 'float32',
+                                           'shape': [None, 2]}
+    assert opened.run(example[:1])['sums'].tolist() == [[3, 3]]
+    with pytest.raises(DataError, match='expected an export of CSPNet; found one of Sum'):
+        export.open_export(tf, folder, 'CSPNet')
+    with pytest.raises(DataError, match='expected a new folder'):
+        export.export_session(tf, session, folder, images, outputs, example, {})
+    os.truncate(os.path.join(folder, export.FROZEN_GRAPH), 20)
+    with pytest.raises(DataError, match='expected a frozen graph'):
+        export.open_export(tf, folder, 'Sum')
+    os.remove(os.path.join(folder, export.DESCRIPTION))
+    with pytest.raises(DataError, match='no whole model.json'):
+        export.open_export(tf, folder, 'Sum')
+
+
+def test_an_export_that_differs_is_not_kept(tf, saved, tmp_path, monkeypatch):
+    session, _ = saved
+    images = tf.placeholder(tf.float32, [None, 2], 'images')
+    outputs = {'sums': tf.add(images, tf.global_variables()[0], name='sums')}
+    true_run = export.run_frozen_graph
+    monkeypatch.setattr(export, 'run_frozen_graph', lambda *words: lambda batch: {
+        name: value + 1e-3 for name, value in true_run(*words)(batch).items()})
+    with pytest.raises(DataError, match='frozen_graph.pb: expected the checkpoint\'s sums within 1e-05'):
+        export.export_session(tf, session, str(tmp_path / 'in' / 'export'), images, outputs,
+                              np.ones([3, 2], np.float32), {'model': 'Sum', 'classes': []})
+    assert os.listdir(str(tmp_path / 'in')) == []

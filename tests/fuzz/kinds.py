@@ -261,14 +261,14 @@ def _read_picture_for_ssd(place, path):
 
 
 def _read_picture_for_shufflenet(place, path):
-    import images
+    from common import pictures
     with open(path, 'rb') as file:
         content = file.read()
     refused = None
-    for read in (lambda: images.usable_jpeg(content), lambda: images.check_header(path)):
+    for read in (lambda: pictures.usable_jpeg(content), lambda: pictures.check_header(path)):
         try:
             read()
-        except images.BadImage as error:
+        except pictures.BadImage as error:
             refused = error
     if refused:
         raise Refused(str(refused))

@@ -22,10 +22,10 @@ Image = pytest.importorskip('PIL.Image')
 
 import create_tfrecords  # noqa: E402
 import explore_imagenet  # noqa: E402
-import images  # noqa: E402
 import input_pipeline  # noqa: E402
 import prepare  # noqa: E402
 import records  # noqa: E402
+from common import pictures  # noqa: E402
 from common.files import DataError  # noqa: E402
 
 smoke = pytest.mark.smoke
@@ -219,7 +219,7 @@ def test_a_box_stays_on_its_object_when_exif_turns_the_image(folders, tmp_path, 
     out = io.BytesIO()
     image.convert('RGB').save(out, 'JPEG', exif=exif.tobytes())
     path = write(folders / 'train' / 'n01' / 'n01_0.JPEG', out.getvalue())
-    upright = np.array(Image.open(io.BytesIO(images.usable_jpeg(out.getvalue())[0])).convert('L'))
+    upright = np.array(Image.open(io.BytesIO(pictures.usable_jpeg(out.getvalue())[0])).convert('L'))
     height_px, width_px = upright.shape
     y, x = (upright > 128).nonzero()
     box, size = (x.min(), y.min(), x.max() + 1, y.max() + 1), (width_px, height_px)
@@ -307,7 +307,7 @@ def of_mode(mode):
 @pytest.mark.parametrize('mode', ['L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16', 'I;16B', 'I 255', 'I 65535', 'F 1',
                                   'F 255', 'F 65535', 'PGM', 'animated'])
 def test_every_mode_gives_the_same_picture(mode):
-    made, repairs = images.usable_jpeg(of_mode(mode))
+    made, repairs = pictures.usable_jpeg(of_mode(mode))
     image = Image.open(io.BytesIO(made))
     assert (image.mode, image.format) == ('RGB', 'JPEG') and repairs
     assert np.abs(np.asarray(image).astype(int) - RAMP[:, :, None]).max() <= 4
@@ -315,11 +315,11 @@ def test_every_mode_gives_the_same_picture(mode):
 
 @smoke
 def test_black_and_white_and_values_that_have_no_white():
-    made, _ = images.usable_jpeg(encoded(Image.fromarray(RAMP > 127), 'PNG'))
+    made, _ = pictures.usable_jpeg(encoded(Image.fromarray(RAMP > 127), 'PNG'))
     assert np.abs(np.asarray(Image.open(io.BytesIO(made)))[..., 0].astype(int) - 255 * (RAMP > 127)).max() <= 4
     for values in (RAMP * np.nan, RAMP - 1, RAMP * 1e4):
-        with pytest.raises(images.BadImage, match='values from'):
-            images.usable_jpeg(encoded(Image.fromarray(values.astype(np.float32)), 'TIFF'))
+        with pytest.raises(pictures.BadImage, match='values from'):
+            pictures.usable_jpeg(encoded(Image.fromarray(values.astype(np.float32)), 'TIFF'))
 
 
 @smoke
@@ -334,7 +334,7 @@ def test_an_ill_typed_exif_tag_ends_nothing():
                 entries = sorted([(0x0112, 3, 1, b'\x06\0\0\0'), (tag, kind, 1, payload)])
                 exif = b'Exif\0\0II*\0\x08\0\0\0\x02\0' + b''.join(
                     struct.pack('<HHI', *entry[:3]) + entry[3] for entry in entries) + b'\0\0\0\0'
-                made, repairs = images.usable_jpeg(jpeg(exif=exif))
+                made, repairs = pictures.usable_jpeg(jpeg(exif=exif))
                 turned = Image.open(io.BytesIO(made)).size == (30, 40)
                 assert turned == (repairs == ['exif_rotated']) and (turned or tag == 0x0112), (tag, kind, payload)
 
@@ -343,13 +343,13 @@ def test_an_ill_typed_exif_tag_ends_nothing():
 def test_a_damaged_exif_of_any_format_ends_nothing_and_a_tiff_is_turned_once():
     for exif in (b'garbage', b'II', b'MM\0*', b'Exif\0\0MM\0*\0\0\0\x08\0\x01'):
         for kind in ('PNG', 'WEBP', 'JPEG'):
-            made, _ = images.usable_jpeg(jpeg(kind=kind, exif=exif))
+            made, _ = pictures.usable_jpeg(jpeg(kind=kind, exif=exif))
             assert Image.open(io.BytesIO(made)).size == (40, 30)
     for orientation in (3, 6):
-        as_tiff, _ = images.usable_jpeg(jpeg(kind='TIFF', tiffinfo={0x0112: orientation}))
+        as_tiff, _ = pictures.usable_jpeg(jpeg(kind='TIFF', tiffinfo={0x0112: orientation}))
         exif = Image.Exif()
         exif[0x0112] = orientation
-        as_png, _ = images.usable_jpeg(jpeg(kind='PNG', exif=exif.tobytes()))
+        as_png, _ = pictures.usable_jpeg(jpeg(kind='PNG', exif=exif.tobytes()))
         assert as_tiff == as_png
 
 
@@ -361,8 +361,8 @@ def test_files_that_are_no_images_are_bad_images():
         for place in random.randint(0, len(content), 4):
             content[place] = random.randint(256)
         try:
-            images.usable_jpeg(bytes(content[:random.randint(len(content))] if random.randint(2) else content))
-        except images.BadImage as error:
+            pictures.usable_jpeg(bytes(content[:random.randint(len(content))] if random.randint(2) else content))
+        except pictures.BadImage as error:
             assert str(error)
 
 
