@@ -32,8 +32,8 @@ def predictions(images, preset, num_classes, compute_dtype=tf.float32, norm="non
       preset: ssdutils.Preset.
       num_classes: int, without the background.
       compute_dtype: tf.float32 or tf.bfloat16, of products and maps.
-      norm: "none", or "batch" for batch normalisation in the layers that SSD adds to VGG-16 and in the classifiers
-        (Zhu et al. 2019, arXiv:1810.08425, section 3.2), which training from scratch gains by.
+      norm: "none", or "batch" for batch normalisation in the layers that SSD adds to VGG-16 (Zhu et al. 2019,
+        arXiv:1810.08425, section 3.2), which new layers and training from scratch gain by.
       training: Python bool. True normalises by the batch and adds the moving statistics' updates to UPDATE_OPS; False
         normalises by the moving statistics.
     Returns:
@@ -164,8 +164,9 @@ class _Network:
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, moving.assign_sub((moving - batch) * (1.0 - self._momentum)))
         return x
 
-    def classifiers(self, x, number, kinds, values):
-        """Predictions of one map: a 3x3 convolution per kind of box, computed as one.
+    @staticmethod
+    def classifiers(x, number, kinds, values):
+        """Predictions of one map: a 3x3 convolution per kind of box, computed as one; never normalised.
 
         Returns:
           [B, kinds * H * W, values] float32: kind, then row, then column.
@@ -173,10 +174,8 @@ class _Network:
         weights, biases = zip(*[_classifier_weights(x, values, "classifiers/classifier%d_%d" % (number, kind))
                                 for kind in range(kinds)])
         y = tf.nn.conv2d(x, tf.cast(tf.concat(weights, 3), x.dtype), strides=[1, 1, 1, 1], padding="SAME")
-        with tf.variable_scope("classifiers/classifier%d" % number):
-            y = self.shifted(tf.cast(y, tf.float32), tf.concat(biases, 0))
         cells = int(y.shape[1]) * int(y.shape[2])
-        y = tf.reshape(y, [-1, cells, kinds, values])
+        y = tf.reshape(tf.cast(y, tf.float32) + tf.concat(biases, 0), [-1, cells, kinds, values])
         return tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, kinds * cells, values])
 
 
