@@ -208,6 +208,7 @@ def train(parsed):
         import weights
         if run.restored:
             weights.preset_of(*run.restored, parsed.preset)
+            weights.check_norm(*run.restored, parsed.norm)
             if data:
                 weights.check_classes(*run.restored, classes, data.folder)
         vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not run.restored else ({}, [])

@@ -156,6 +156,14 @@ def preset_of(prefix, state, wanted, default="vgg300"):
     return recorded or wanted or default
 
 
+def check_norm(prefix, state, norm):
+    """DataError when a checkpoint's layers are normalised otherwise than --norm says; published ones never are."""
+    recorded = state.get("norm", "none")
+    if recorded != norm:
+        raise DataError("--norm", "%s, which %s was trained with" % (recorded, prefix), norm,
+                        "give --norm=%s" % recorded)
+
+
 def check_classes(prefix, state, classes, data):
     """DataError when a checkpoint says that it was trained on other classes than those of the data.
 

@@ -326,23 +326,45 @@ def test_the_recipe_of_a_script_trains_from_scratch(script, data, tmp_path, here
     assert np.mean(losses[-20:]) < losses[0] / 2, losses
 
 
+def one_step(*words):
+    """One plain step of the small network: (variables before, after it, names of all variables of the graph)."""
+    from common.runtime import open_runtime
+    parsed = train.parse_args(TINY + ['--synthetic', '--weight_decay=0', '--device=cpu'] + list(words))
+    runtime = open_runtime(parsed)
+    graph = train.build_graph(runtime, parsed, train.SYNTHETIC_CLASSES, False)
+    variables = {variable.op.name: variable for variable in runtime.tf.model_variables()}
+    with runtime.tf.Session() as session:
+        session.run(runtime.tf.global_variables_initializer())
+        before = session.run(variables)
+        session.run(graph.update, dict(zip((graph.images, graph.class_ids, graph.offsets, graph.rate),
+                                           train.synthetic_batch(parsed) + (1.0,))))
+        return before, session.run(variables), [variable.op.name for variable in runtime.tf.global_variables()]
+
+
+def test_frozen_blocks_keep_their_weights_and_have_no_gradient(monkeypatch):
+    small_networks.install(monkeypatch.setattr)
+    before, after, names = one_step('--freeze=3', '--weight_decay=0.1')
+    for name, value in before.items():
+        frozen = name.startswith(('conv1_', 'conv2_', 'conv3_'))
+        assert (name + '/Momentum' in names) != frozen, name
+        if not name.startswith('classifiers'):  # of some kinds of boxes no one counts in this batch
+            assert np.array_equal(value, after[name]) == frozen, name
+
+
+def test_batch_normalisation_is_in_the_added_layers_and_counts(monkeypatch):
+    small_networks.install(monkeypatch.setattr)
+    before, after, _ = one_step('--norm=batch')
+    normalised = {name.split('/')[0] for name in before if '/batch_norm/' in name}
+    assert normalised == {'mod_conv6', 'mod_conv7', 'conv8_1', 'conv8_2', 'conv9_1', 'conv9_2'}
+    assert all(not np.array_equal(before[name], after[name]) for name in before if 'moving' in name)
+
+
 def test_decay_is_of_kernels_and_clipping_of_the_loss_gradient_alone(monkeypatch):
     """One plain step (no momentum yet, rate 1) moves each weight by minus its gradient."""
-    from common.runtime import open_runtime
     small_networks.install(monkeypatch.setattr)
     moves = []
     for words in ([], ['--weight_decay=0.5'], ['--clip_norm=0.125']):
-        parsed = train.parse_args(TINY + ['--synthetic', '--weight_decay=0', '--device=cpu'] + words)
-        runtime = open_runtime(parsed)
-        graph = train.build_graph(runtime, parsed, train.SYNTHETIC_CLASSES, False)
-        batch = train.synthetic_batch(parsed)
-        variables = {variable.op.name: variable for variable in runtime.tf.trainable_variables()}
-        with runtime.tf.Session() as session:
-            session.run(runtime.tf.global_variables_initializer())
-            before = session.run(variables)
-            session.run(graph.update, dict(zip((graph.images, graph.class_ids, graph.offsets, graph.rate),
-                                               batch + (1.0,))))
-            after = session.run(variables)
+        before, after, _ = one_step(*words)
         moves.append({name: before[name].astype(float) - after[name] for name in before})
     plain, decayed, clipped = moves
     for name, value in before.items():
