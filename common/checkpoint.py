@@ -13,6 +13,7 @@ the best. This module does not import TensorFlow: `write` and `read` are the cal
 import collections
 import json
 import os
+import re
 import shutil
 
 from common import flags as flag_rules
@@ -122,6 +123,8 @@ def find_start(store, continued, resume, end_step):
     if not ranks.is_rank_0():
         return None
     store.clean()
+    if continued:
+        store.settle()
     newest = store.newest() if continued else None
     if newest or resume in ("auto", "True", "False"):
         return newest
@@ -202,15 +205,27 @@ class CheckpointStore:
         else:
             os.rename(temporary, final)
         _flush(self.folder)
-        write_text(os.path.join(self.folder, POINTER_FILE), 'model_checkpoint_path: "%s/%s"\n' % (name, PREFIX))
-        best = self._read_best()
-        if metric is not None and (best is None or metric >= best["metric"]):
-            best = {"checkpoint": name, "metric": metric}
-            write_text(os.path.join(self.folder, BEST_FILE), json.dumps(best))
-        for old in self._names()[:-2]:
-            if not best or old != best["checkpoint"]:
-                shutil.rmtree(os.path.join(self.folder, old))
+        self.settle()
         return os.path.join(final, PREFIX)
+
+    def settle(self):
+        """Makes pointer, best.json and the number of checkpoints agree with those that are whole."""
+        whole = {name: found[1] for name, found in (
+            (name, _whole(os.path.join(self.folder, name))) for name in self._names()) if found}
+        if not whole:
+            return
+        newest = list(whole)[-2:]
+        write_text(os.path.join(self.folder, POINTER_FILE), 'model_checkpoint_path: "%s/%s"\n' % (newest[-1], PREFIX))
+        judged = [(state["metric"], name) for name, state in whole.items() if state.get("metric") is not None]
+        if judged:
+            metric, best = max(judged)  # of equal ones the newest
+            write_text(os.path.join(self.folder, BEST_FILE), json.dumps({"checkpoint": best, "metric": metric}))
+            newest.append(best)
+        for old in self._names():
+            if old < newest[0] and old not in newest:
+                going = os.path.join(self.folder, "tmp-" + old)  # a name under which nobody takes half of it for whole
+                os.rename(os.path.join(self.folder, old), going)
+                shutil.rmtree(going)
 
     def newest(self):
         """(prefix, state) of the newest whole checkpoint, or None. Leftovers of a killed save are passed over."""
@@ -226,11 +241,14 @@ class CheckpointStore:
         return _whole(os.path.join(self.folder, best["checkpoint"])) if best else None
 
     def clean(self):
-        """Removes what a killed save of this run left behind."""
-        if os.path.isdir(self.folder):
-            for name in os.listdir(self.folder):
-                if name.startswith("tmp-"):
-                    shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+        """Removes what a killed save of this run left behind, or what files.py was writing."""
+        for folder in filter(os.path.isdir, (os.path.dirname(self.folder), self.folder)):
+            for name in os.listdir(folder):
+                path = os.path.join(folder, name)
+                if folder == self.folder and name.startswith("tmp-"):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif re.search(r"^\.probe-|\.tmp-\d+$", name) and os.path.isfile(path):
+                    os.remove(path)
 
     def _read_best(self):
         return _read_fields(os.path.join(self.folder, BEST_FILE), checkpoint=str, metric=_NUMBER)
@@ -273,7 +291,7 @@ def find_checkpoint(path, best=False):
 
 def _whole(folder):
     state = _read_fields(os.path.join(folder, STATE_FILE), step=_NUMBER, files=dict, epoch=_NUMBER + (_NONE,),
-                         wall_sec=_NUMBER + (_NONE,))
+                         wall_sec=_NUMBER + (_NONE,), metric=_NUMBER + (_NONE,))
     if state is None:
         return None
     for name, size in state["files"].items():

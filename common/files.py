@@ -4,6 +4,7 @@
 Every complaint is a `DataError`: one line that names the thing, what was expected and found, and what to do.
 """
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -48,11 +49,24 @@ def read_json(path):
 def write_text(path, text):
     """Replaces a text file in one step: readers see the old content or the new one."""
     temporary = "%s.tmp-%d" % (path, os.getpid())
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def end_last_line(path):
+    """Ends the last line of a text file that is to grow, if it is there and a full disk or a kill cut it short."""
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
 
 
 def move_aside(folder):
@@ -80,8 +94,18 @@ def prepare_output_dir(path):
             probe.flush()
     except OSError as error:
         raise DataError(folder, "a folder that can be written", error.strerror or str(error),
-                        "give another --output_path or change its permissions") from error
+                        "free some space, change its permissions or give another --output_path") from error
     return folder
+
+
+def is_full_disk(error):
+    """Whether the system, TensorFlow or hdf5 says by an exception that a disk, or the user's part of it, is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def is_full(folder):
+    """Whether there is no room for a few lines more on the disk of a folder."""
+    return shutil.disk_usage(folder).free < 65536
 
 
 def check_free_space(path, needed_bytes):

@@ -7,13 +7,14 @@ object a line. A value with blanks is written as a JSON string: `[warn] message=
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import traceback
 
 from common import ranks
-from common.files import Explained
+from common.files import DataError, Explained, end_last_line, is_full_disk
 
 RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn", "fail", "done"
 EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
@@ -43,13 +44,13 @@ def _format_value(key, value):
 
 
 def say(line):
-    """Prints a line over a progress bar; neither an encoding without its characters nor a closed pipe ends the work."""
+    """Prints a line over a progress bar; no encoding without its characters, closed pipe or full disk ends the work."""
     try:
         text = ("\r\033[K" if sys.stdout.isatty() else "") + line
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except OSError:  # nobody reads any more
-        sys.stdout = open(os.devnull, "w")
+    except OSError as error:  # nobody reads any more; or there is no room, but perhaps for the next line
+        sys.stdout = open(os.dup(sys.stdout.fileno()) if is_full_disk(error) else os.devnull, "w", encoding=encoding)
 
 
 class RunLog:
@@ -67,9 +68,9 @@ class RunLog:
         self._tensorboard = ScalarWriter(tensorboard) if tensorboard and rank == 0 else None
         self._file = self._text_file = None
         if output_path and rank == 0:
-            self._file = open(os.path.join(output_path, METRICS_FILE), "a", encoding="utf-8")
+            self._file = _append_lines(os.path.join(output_path, METRICS_FILE))
             if log_name:
-                self._text_file = open(os.path.join(output_path, log_name), "a", encoding="utf-8")
+                self._text_file = _append_lines(os.path.join(output_path, log_name))
 
     def event(self, event, **fields):
         """Prints one event and appends it to metrics.jsonl; numbers also go to TensorBoard as <event>/<key>."""
@@ -99,6 +100,10 @@ class RunLog:
         Args:
           step: the step after which it happened, or None.
         """
+        if is_full_disk(error) and not isinstance(error, Explained):
+            error = DataError(getattr(error, "filename", None) or "the run folder", "room to write", "a full disk",
+                              "free some space and give the same command again, which goes on from the last whole "
+                              "checkpoint")
         lines = [line for line in str(error).strip().split("\n") if line.strip()] or ["no reason given"]
         message = lines[0] if len(lines) == 1 else "%s %s" % (lines[0], lines[-1])
         if not isinstance(error, (Explained, OSError)):
@@ -106,12 +111,19 @@ class RunLog:
             message = "%s%s: %s" % ("after step %d: " % step if step else "", type(error).__name__, message)
         elif len(lines) > 1:  # a worker's traceback
             say("\n".join(lines))
-        self.event(FAIL, message=message)
+        with contextlib.suppress(OSError):  # it has been said; the disk may be full
+            self.event(FAIL, message=message)
 
     def close(self):
         for file in (self._file, self._text_file):
             if file:
-                file.close()
+                with contextlib.suppress(OSError):  # of what is left of a line that event() could not write
+                    file.close()
+
+
+def _append_lines(path):
+    end_last_line(path)
+    return open(path, "a", encoding="utf-8")
 
 
 def guarded(function, *args):
@@ -196,18 +208,23 @@ def progress_bar(total, done):
 
 
 class ScalarWriter:
-    """TensorBoard scalars in a folder."""
+    """TensorBoard scalars in a folder. TensorFlow's FileWriter would fail in a thread of its own, or not at all."""
 
     def __init__(self, folder):
         import tensorflow.compat.v1
         self._tf = tensorflow.compat.v1
-        with self._tf.Graph().as_default():  # this writer has no eager form, the other one needs TensorBoard
-            self._writer = self._tf.summary.FileWriter(folder)
+        os.makedirs(folder, exist_ok=True)
+        self._file = self._tf.python_io.TFRecordWriter(os.path.join(folder, "events.out.tfevents.%d.%s.%d" % (
+            time.time(), socket.gethostname(), os.getpid())))
+        self._write(file_version="brain.Event:2")
 
     def scalar(self, name, value, step):
         """Writes and flushes one value."""
-        self._writer.add_summary(self._tf.Summary(value=[self._tf.Summary.Value(tag=name, simple_value=value)]), step)
-        self._writer.flush()
+        self._write(step=step, summary=self._tf.Summary(value=[self._tf.Summary.Value(tag=name, simple_value=value)]))
+
+    def _write(self, **fields):
+        self._file.write(self._tf.Event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.flush()
 
 
 def source_commit():

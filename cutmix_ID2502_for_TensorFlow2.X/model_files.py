@@ -30,20 +30,23 @@ def save(prefix, network, optimizer):
       network: keras.Model made of Keras' own layers.
       optimizer: keras.optimizers.Optimizer.
     Raises:
-      DataError: the disk is full. Asked before, because hdf5 can crash on a full disk.
+      DataError: the disk is full.
       OSError: they cannot be written.
     """
-    values = 2 * network.count_params() + sum(int(np.prod(v.shape)) for v in optimizer_variables(optimizer))
-    files.check_free_space(prefix, 4 * values + _HDF5_OVERHEAD_BYTES)
+    state_bytes = 4 * sum(int(np.prod(variable.shape)) for variable in optimizer_variables(optimizer))
     try:
-        _save_network(prefix, network)
+        _save_network(prefix, network, state_bytes)
         np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in optimizer_variables(optimizer)])
+    except DataError:
+        raise
     except Exception as error:  # hdf5 raises OSError, RuntimeError and others
         raise OSError("%s: expected to write a checkpoint; found %s: %s; the last whole one is untouched" % (
             prefix, type(error).__name__, " ".join(str(error).split()))) from error
 
 
-def _save_network(prefix, network):
+def _save_network(prefix, network, more_bytes=0):
+    """DataError for a full disk, also for what is to follow: asked before, because hdf5 can crash on one."""
+    files.check_free_space(prefix, 8 * network.count_params() + more_bytes + _HDF5_OVERHEAD_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras 3 recommends another format than the documented one
         network.save(prefix + ".h5", include_optimizer=False)

@@ -233,6 +233,8 @@ def _run_ranks(plan):
     if plan.own.ranks > 1:
         command.append("--output_path=" + plan.parsed.output_path)  # whose default depends on the rank's device
     with contextlib.ExitStack() as opened:
+        for name in plan.log_names:
+            files.end_last_line(name)
         logs = [opened.enter_context(open(name, "a+b", buffering=0)) for name in plan.log_names]
         offsets = [log.seek(0, os.SEEK_END) for log in logs]
         tasks = [processes.Task(environment, log, block, ())
@@ -304,7 +306,8 @@ def _conclude(plan, exit_code, failed, summaries, wall_sec):
     if exit_code == 0 and has_rank_0 and summary.device == "npu":
         exit_code = _npu_notice(summary.used_npu, plan.log_names[0])
     if exit_code:
-        _refuse("training failed with exit code %d; log: %s" % (exit_code, plan.log_names[failed]))
+        full = "; its disk is full: free some space" if files.is_full(output_path) else ""
+        _refuse("training failed with exit code %d; log: %s%s" % (exit_code, plan.log_names[failed], full))
     elif plan.trains and has_rank_0:
         _write_result(plan.own, output_path, summary, wall_sec + summary.before_sec)
     elif not has_rank_0:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints are whole or absent; a run is continued, refused or moved aside."""
+import contextlib
 import json
 import os
 
@@ -75,9 +76,54 @@ def test_another_programs_state_is_no_checkpoint(tmp_path, content):
 def test_leftovers_of_a_killed_save_are_no_checkpoint_and_go(tmp_path):
     store = checkpoint.CheckpointStore(str(tmp_path))
     os.makedirs(os.path.join(store.folder, 'tmp-step-00000009-1'))
+    for path in (tmp_path / 'flags.json.tmp-77', tmp_path / '.probe-a', tmp_path / 'ckpt' / 'best.json.tmp-77'):
+        path.write_text('')
+    (tmp_path / 'flags.json').write_text('{}')
     assert store.newest() is None
     store.clean()
-    assert os.listdir(store.folder) == []
+    assert os.listdir(store.folder) == [] and sorted(os.listdir(str(tmp_path))) == ['ckpt', 'flags.json']
+
+
+class Killed(BaseException):
+    """In place of a kill -9, after which nothing more is done."""
+
+
+def test_a_save_that_is_killed_anywhere_is_settled_by_the_next_command(tmp_path, monkeypatch):
+    """Before its n-th change of a file, for each n; the next command may find that nothing is left to train."""
+    def killed_before(number):
+        store = checkpoint.CheckpointStore(str(tmp_path / str(number)))
+        for step, metric in ((1, 0.9), (2, 0.1), (3, 0.2)):
+            save(store, step, metric=metric)
+        changes = []
+
+        def counted(change):
+            def do(*words, **more):
+                changes.append(change)
+                if len(changes) >= number:
+                    raise Killed
+                return change(*words, **more)
+            return do
+
+        with monkeypatch.context() as killing:
+            for name in ('mkdir', 'rename', 'replace', 'remove', 'rmdir', 'unlink', 'fsync'):
+                killing.setattr(os, name, counted(getattr(os, name)))
+            with contextlib.suppress(Killed):
+                save(store, 4, metric=0.95)
+        return store, len(changes) >= number
+
+    newest, number, killed = [], 0, True
+    while killed:
+        number += 1
+        store, killed = killed_before(number)
+        store.clean()
+        store.settle()
+        newest.append(store.newest()[1]['step'])
+        assert store.best()[1]['step'] == (4 if newest[-1] == 4 else 1)
+        assert open(os.path.join(store.folder, 'checkpoint')).read() == (
+            'model_checkpoint_path: "step-%08d/model"\n' % newest[-1])
+        assert sorted(os.listdir(store.folder)) == ['best.json', 'checkpoint'] + [
+            'step-%08d' % step for step in ([3, 4] if newest[-1] == 4 else [1, 2, 3])]
+    assert newest == sorted(newest) and set(newest) == {3, 4} and number > 12
 
 
 @pytest.mark.parametrize('form', ['', 'ckpt', 'ckpt/step-00000002', 'ckpt/step-00000002/model'])

@@ -144,6 +144,25 @@ def test_output_folder_that_cannot_be_written(tmp_path):
         assert str(path) in message_of(files.prepare_output_dir, str(path))
 
 
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(28, 'No space left on device')
+    files.write_text(str(tmp_path / 'text'), 'old')
+    monkeypatch.setattr(files.os, 'fsync', full)
+    with pytest.raises(OSError):
+        files.write_text(str(tmp_path / 'text'), 'new')
+    assert os.listdir(str(tmp_path)) == ['text'] and (tmp_path / 'text').read_text() == 'old'
+
+
+def test_a_line_that_was_cut_short_is_ended(tmp_path):
+    for before, after in (('', ''), ('a\n', 'a\n'), ('a\nb', 'a\nb\n')):
+        (tmp_path / 'log').write_text(before)
+        files.end_last_line(str(tmp_path / 'log'))
+        assert (tmp_path / 'log').read_text() == after
+    files.end_last_line(str(tmp_path / 'none'))
+    assert not (tmp_path / 'none').exists()
+
+
 def test_free_space(tmp_path, monkeypatch):
     usage = collections.namedtuple('usage', 'total used free')
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda path: usage(10 ** 9, 0, 10 ** 6))

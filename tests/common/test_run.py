@@ -106,7 +106,8 @@ def test_a_loss_that_is_no_number_is_named_with_its_own_step(train, name, value,
 
 @pytest.mark.parametrize('error, said', [
     (DataError('a.jpg', 'a picture', 'none', 'look'), 'a.jpg: expected a picture; found none; look.'),
-    (OSError(28, 'No space left on device'), '[Errno 28] No space left on device'),
+    (OSError(28, 'No space left on device', 'x.json'), 'x.json: expected room to write; found a full disk; free some '
+     'space and give the same command again, which goes on from the last whole checkpoint.'),
     (KeyError('x'), "after step 2: KeyError: 'x'")])
 def test_a_failure_in_mid_run_is_in_its_metrics_and_the_run_can_go_on(train, error, said):
     def fail(step):

@@ -51,6 +51,7 @@ def note(request):
         request.config.lives.append(fields)
         reporter.write_line('%5.0f s  %s' % (time.monotonic() - began, ' '.join(
             '%s=%s' % pair for pair in fields.items())))
+        reporter.flush()
     return write
 
 
