@@ -150,7 +150,8 @@ def run(parsed):
             yield one
 
     found = evaluate(watched(), data, parsed.eval_set)
-    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), set=parsed.eval_set, images=images, **figures(found))
+    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), set=parsed.eval_set, images=images,
+                            precision="float32", **figures(found))
     print(table(data.classes, found))
     print("checkpoint: %s" % prefix)
     summary.write(parsed.output_path)

@@ -75,6 +75,8 @@ def parse_args(argv=None):
     data.add_argument("--eval_images", type=flags.integer(0), help="evaluate on the first N images only; 0 for none")
     data.add_argument("--eval_set", choices=EVAL_SETS, default="valid",
                       help="what is evaluated; train: the images that --train_images leaves")
+    data.add_argument("--eval_precision", choices=("training", "float32"), default="training",
+                      help="of evaluations before the last one, which is in float32; training: as the steps")
     parsed = parser.parse_args(argv)
     if len(parsed.lr_values) != len(parsed.lr_boundaries) + 1:
         parser.error("--lr_values: found %d rates for %d boundaries, expected one more than --lr_boundaries has" % (
@@ -150,7 +152,7 @@ def learning_rate(step, total_steps, warmup_steps, parsed):
 
 
 Graph = collections.namedtuple("Graph", "images class_ids offsets rate confidence localisation update eval_images "
-                                        "eval_result")
+                                        "eval_results")
 
 
 def build_graph(runtime, parsed, num_classes, evaluates):
@@ -160,7 +162,8 @@ def build_graph(runtime, parsed, num_classes, evaluates):
       Graph: placeholders images uint8 [batch_size, P, P, 3] BGR, class_ids int32 [batch_size, N] (background:
       num_classes), offsets float32 [batch_size, N, 4], rate float32 []; confidence, localisation float32 [], the parts
       of the loss (the weight decay is in the gradients), update (operation); eval_images uint8
-      [EVAL_BATCH_SIZE, P, P, 3] and eval_result float32 [EVAL_BATCH_SIZE, N, num_classes + 1 + 4], or None.
+      [EVAL_BATCH_SIZE, P, P, 3] or None, and eval_results, {tf.DType of the computation: float32 [EVAL_BATCH_SIZE, N,
+      num_classes + 1 + 4]}.
     """
     tf = runtime.tf
     import ssdvgg
@@ -187,12 +190,14 @@ def build_graph(runtime, parsed, num_classes, evaluates):
         update = optimizer.apply_gradients(
             [(gradient + parsed.weight_decay * variable if len(variable.shape) == 4 else gradient, variable)
              for gradient, variable in zip(gradients, variables)], global_step=tf.train.get_or_create_global_step())
-    eval_images = eval_result = None
+    eval_images, eval_results = None, {}
     if evaluates:
         eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + pixels, "image_input")
-        with tf.variable_scope(tf.get_variable_scope(), reuse=True):  # float32: the figure must not depend on hardware
-            eval_result = ssdvgg.result(*ssdvgg.predictions(eval_images, preset, num_classes, norm=parsed.norm))
-    return Graph(images, class_ids, offsets, rate, confidence, localisation, update, eval_images, eval_result)
+        with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+            for dtype in dict.fromkeys([tf.float32, runtime.compute_dtype]):
+                eval_results[dtype] = ssdvgg.result(
+                    *ssdvgg.predictions(eval_images, preset, num_classes, dtype, parsed.norm))
+    return Graph(images, class_ids, offsets, rate, confidence, localisation, update, eval_images, eval_results)
 
 
 def train(parsed):
@@ -228,14 +233,17 @@ def train(parsed):
         runtime.broadcast(tf.global_variables())
 
         def evaluate():
-            mine = infer.detections(session, graph.eval_images, graph.eval_result, preset, data, parsed.eval_set,
-                                    eval_images, workers, run.rank, run.ranks)
+            # The figure that stays must not depend on hardware; those before it may be had sooner.
+            is_last = session.run(tf.train.get_global_step()) == run.total_steps
+            dtype = tf.float32 if is_last or parsed.eval_precision == "float32" else runtime.compute_dtype
+            mine = infer.detections(session, graph.eval_images, graph.eval_results[dtype], preset, data,
+                                    parsed.eval_set, eval_images, workers, run.rank, run.ranks)
             detections = infer.of_all_ranks(itertools.takewhile(lambda _: not run.stop.asked, mine), eval_images,
                                             runtime)
             precision = infer.evaluate(detections, data, parsed.eval_set)
             if runtime.all_sum([bool(run.stop.asked)])[0]:  # before the last image, perhaps
                 return None
-            return dict(set=parsed.eval_set, images=eval_images, **infer.figures(precision))
+            return dict(set=parsed.eval_set, images=eval_images, precision=dtype.name, **infer.figures(precision))
 
         # Loop
         if run.rank == 0:

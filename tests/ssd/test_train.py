@@ -164,12 +164,24 @@ def test_the_script_shows_and_leaves_what_is_documented(run, tree):
 
 
 @smoke
+@pytest.mark.parametrize('asked', ['training', 'float32'])
+def test_evaluations_before_the_last_take_the_precision_that_is_asked_for(data, tmp_path, here, asked):
+    code, said = here(train, *words_of(data, tmp_path / 'run', '--precision_mode=allow_mix_precision', '--epochs=2',
+                                       '--batch_size=5', '--eval_every=1', '--eval_precision=' + asked))
+    assert code == 0, said
+    of_training = event(said, 'run')['compute_dtype']
+    assert [fields['precision'] for fields in events(said, 'eval')] == [
+        of_training if asked == 'training' else asked, 'float32']
+
+
+@smoke
 def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path, here):
     _, shown, folder = run
     wanted = event(shown, 'eval')
     described = json.load(open(os.path.join(data, 'dataset.json')))
     counts = described['splits']['valid']['per_class']
     assert wanted['images'] == '11' and wanted['confidence'] == '0.01' and wanted['set'] == 'valid'
+    assert wanted['precision'] == 'float32'
     assert int(wanted['objects']) == sum(counts['objects']) - sum(counts['difficult'])
     assert event(shown, 'train')['confidence_loss'] and event(shown, 'train')['localisation_loss']
     assert event(shown, 'done')['map'] == wanted['map'] and int(event(shown, 'done')['peak_rss_mb']) > 0
