@@ -8,7 +8,10 @@ from common import flags
 HERE = os.path.dirname(os.path.abspath(__file__))
 TRAINING_MODES = ("train", "train_and_evaluate")
 MODES = TRAINING_MODES + ("evaluate", "predict", "export")
+NUM_CLASSES = 1000  # where neither a flag nor the data says it
 WIDTHS = ("0.5", "1.0", "1.5", "2.0", "2.0_224")  # architecture.WIDTHS, which needs TensorFlow
+VARIANTS = ("published", "torchvision")  # architecture.VARIANTS
+PARTS = ("Conv1", "Stage2", "Stage3", "Stage4", "Conv5")  # what --freeze counts
 VERSIONS = ("he_uniform", "xavier_uniform")  # architecture.INITIALIZERS
 
 
@@ -20,7 +23,8 @@ def parse_args(argv=None, mode="train"):
       mode: default of --mode; eval.py, which does not train, has "evaluate".
     Returns:
       argparse.Namespace. To evaluate, predict or export, checkpoint_dir is a run folder by default, and output_path
-      lies beside it: a launcher opens output_path for a new run, and moves a finished one aside.
+      lies beside it: a launcher opens output_path for a new run, and moves a finished one aside. classes_from_data says
+      that num_classes is none of the user's; who knows the data sets it and takes that field away.
     """
     parser = flags.Parser(prog="train.py" if mode == "train" else "eval.py",
                           description="Trains ShuffleNetV2 on ImageNet, evaluates it, tries it and exports it.")
@@ -33,12 +37,21 @@ def parse_args(argv=None, mode="train"):
     parser.add_bool(data, "--prepare", False, help="when --data_dir holds class folders, make shards of them first")
     data.add_argument("--max_bad_records", type=flags.integer(0), default=10, help="damaged records to pass over")
     data.add_argument("--threads", type=flags.integer(0), default=0, help="images decoded at a time; 0 for one a core")
+    flags.add_transfer_group(parser, PARTS)
     _add_use_group(parser)
     parsed = parser.parse_args(argv)
     if parsed.confusion_png and parsed.mode != "evaluate":
         parser.error("argument --confusion_png: is for --mode=evaluate")
+    parsed.classes_from_data = parsed.num_classes is None
+    parsed.num_classes = parsed.num_classes or NUM_CLASSES
+    if parsed.variant == "torchvision" and parsed.depth_multiplier == "2.0_224":
+        parser.error("argument --depth_multiplier: 2.0_224 is the published code's; torchvision has 0.5, 1.0, 1.5, 2.0")
+    if parsed.freeze and not parsed.init_from:
+        parser.error("argument --freeze: needs --init_from, or random layers would stay as they are")
     if parsed.images and parsed.mode != "predict":
         parser.error("found '%s', expected flags; image files are for --mode=predict" % parsed.images[0])
+    if parsed.mode == "predict" and not parsed.images:
+        parser.error("argument --mode: predict needs image files or folders, as in --mode=predict a.jpg")
     if parsed.mode not in TRAINING_MODES and parsed.ranks != "1":
         parser.error("argument --mode: %s is for one card, and RANK_SIZE is %s" % (parsed.mode, parsed.ranks))
     run_folder = parsed.output_path or flags.default_output_path(HERE)
@@ -54,7 +67,10 @@ def _add_recipe_group(parser):
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--depth_multiplier", choices=WIDTHS, default="0.5",
                         help="width of the network; 2.0_224 is what the published code calls 2.0")
-    recipe.add_argument("--num_classes", type=flags.integer(2), default=1000, help="of the shards")
+    recipe.add_argument("--variant", choices=VARIANTS, default="published",
+                        help="the published TensorFlow reference's network, or torchvision's, for its weights")
+    recipe.add_argument("--num_classes", type=flags.integer(2),
+                        help="default: as many as the shards say they have, else %d" % NUM_CLASSES)
     recipe.add_argument("--lr", type=flags.number(above=0), default=0.06, help="rate after warm-up")
     recipe.add_argument("--decay", choices=("linear", "cosine"), default="linear", help="of the rate, to the end")
     recipe.add_argument("--warmup_epochs", type=flags.number(at_least=0), default=5.0, help="linear warm-up")
@@ -102,11 +118,16 @@ def _add_use_group(parser):
     use.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",
                      help="of --mode=evaluate: print the accuracy of every class and write the confusion matrix as a "
                           "picture")
-    use.add_argument("--class_names", type=_existing_file,
-                     help='JSON {class id: name} or {"0": [class id, name], ...} for the names that are printed')
+    add_class_names(use)
     use.add_argument("--export_dir", type=flags.output_path, help="new folder for the exported model; default export/ "
                      "in the run folder")
-    use.add_argument("images", nargs="*", help="image files for --mode=predict")
+    use.add_argument("images", nargs="*", help="image files or folders for --mode=predict")
+
+
+def add_class_names(group):
+    """Adds --class_names."""
+    group.add_argument("--class_names", type=_existing_file,
+                       help='JSON {class id: name} or {"0": [class id, name], ...} for the names that are printed')
 
 
 def _initializer(text):

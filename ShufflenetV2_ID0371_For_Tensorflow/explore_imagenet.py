@@ -4,10 +4,10 @@
 
     python explore_imagenet.py --data_dir=DIR --output=TABLES
 
-DIR holds train/<class id>/*.JPEG; val/ (or valid/, validation/) with the same class folders, or flat with a
-ground-truth file; and, if there are any, bounding boxes in annotations/**/*.xml. Tiny-ImageNet, with images/ inside
-these folders and val_annotations.txt, is read as it comes. TABLES gets training_metadata.csv, validation_metadata.csv,
-integer_encoding.json, boxes.npy and bad_files.csv.
+DIR holds train/<class id>/*.JPEG, or the class folders themselves; val/ (or valid/, validation/) with the same class
+folders, or flat with a ground-truth file; and, if there are any, bounding boxes in annotations/**/*.xml. Tiny-ImageNet,
+with images/ inside these folders and val_annotations.txt, is read as it comes. TABLES gets training_metadata.csv,
+validation_metadata.csv, integer_encoding.json, boxes.npy and bad_files.csv.
 """
 import csv
 import json
@@ -21,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 from common import flags  # noqa: E402
+from common.class_folders import hold_out  # noqa: E402
 from common.files import DataError, prepare_output_dir, read_json, walk, write_text  # noqa: E402
 from common.pictures import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
 
@@ -50,9 +51,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=None, labels=None):
+def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=None, labels=None, held_out_seed=None):
     """Writes the five files.
 
+    Args:
+      held_out_seed: int: without a validation folder, a tenth of each class is held out for validation, and said; None
+        to leave the table of validation images empty.
     Returns:
       dict of counts: classes, training, validation, boxes, bad_files.
     Raises:
@@ -61,9 +65,11 @@ def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=N
     if not data_dir:
         raise DataError("--data_dir", "the folder that holds train/ and val/", "nothing", "give --data_dir=DIR")
     bad = []
-    training = class_folders(os.path.join(data_dir, "train"), bad)
+    training = class_folders(training_folder(data_dir), bad)
     validation = validation_images(data_dir, val_ground_truth, synsets, bad)
     encoding = class_labels(training, validation, labels)
+    if held_out_seed is not None and not validation_folder(data_dir):
+        training, validation = _hold_out(data_dir, training, held_out_seed)
     places = [annotations] if annotations else _annotation_folders(data_dir)
     boxes = find_boxes(places[0], training, bad) if places else []
     output = prepare_output_dir(output)
@@ -79,6 +85,8 @@ def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=N
 
 def sources(data_dir):
     """The files and folders that explore() reads of an image folder, there or not."""
+    if training_folder(data_dir) == data_dir:
+        return [data_dir]
     names = ("train",) + _VALIDATION_FOLDERS + _ANNOTATION_FOLDERS
     names += tuple(name for name in sorted(os.listdir(data_dir)) if _GROUND_TRUTH.search(name))
     return [os.path.join(data_dir, name) for name in names]
@@ -108,6 +116,25 @@ def class_folders(folder, bad):
                             "unpack it again, or remove the folder")
         rows += of_class
     return rows
+
+
+def training_folder(data_dir):
+    """DIR/train, or DIR where that holds the class folders itself."""
+    inside = _subfolders(data_dir) if os.path.isdir(data_dir) else []
+    is_flat = inside and "train" not in inside and not validation_folder(data_dir)
+    return data_dir if is_flat else os.path.join(data_dir, "train")
+
+
+def _hold_out(data_dir, training, seed):
+    """Parts a list of (path, class id) into those to train on and those to judge by."""
+    mask = hold_out(np.unique([class_id for _, class_id in training], return_inverse=True)[1], seed)
+    parts = [[row for row, held_out in zip(training, mask) if held_out == wanted] for wanted in (False, True)]
+    if not parts[1]:
+        raise DataError(data_dir, "a class with two images, one to train on and one to judge by", "one of each",
+                        "add images, or a folder val/ beside train/")
+    print("held out to judge by: %d of %d images, a tenth of each class (seed %d); a folder val/ beside train/ would "
+          "be taken instead" % (len(parts[1]), len(training), seed), flush=True)
+    return parts
 
 
 def validation_folder(data_dir):

@@ -16,6 +16,8 @@ from create_tfrecords import INDEX_FILE, read_manifest
 
 IMAGE_PX = 224
 EVAL_FRACTION = 224 / 256  # of the shorter side, cut from the centre
+# To evaluate as torchvision's published figures are, the shorter side becomes this; 224 of it are cut from the centre.
+TORCHVISION_SHORTER_PX = {"0.5": 256, "1.0": 256, "1.5": 232, "2.0": 232}
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a training crop (Szegedy et al. 2015, section 6)
 ATTEMPTS = 10  # crops drawn for an image until one fits
 BOX_COVERED = 0.5  # of some box, where an image has boxes
@@ -197,7 +199,24 @@ Batch.__doc__ = """What is decoded next: JPEGs object [B] of bytes, labels int32
 height, width in pixels, mirrored bool [B], colours float32 [B, 3, 4]: a matrix for RGB and an offset (of 255)."""
 
 
-def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter, rank=0, ranks=1, augment=True):
+def shorter_px_of(variant, width):
+    """How images come to a network: None for the published reference's way, for torchvision's the shorter side."""
+    return TORCHVISION_SHORTER_PX[width] if variant == "torchvision" else None
+
+
+def described(variant, width):
+    """How a picture becomes the network's input, for other programs: JSON-able dict."""
+    common = {"channels": "RGB, 0 to 255", "size_px": IMAGE_PX, "interpolation": "bilinear"}
+    shorter_px = shorter_px_of(variant, width)
+    if shorter_px:
+        return dict(common, antialias=True, shorter_side_px=shorter_px,
+                    steps="resize the shorter side to shorter_side_px, cut the central size_px x size_px")
+    return dict(common, antialias=False, crop_fraction=EVAL_FRACTION,
+                steps="cut the central square of crop_fraction of the shorter side, resize it to size_px x size_px")
+
+
+def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter, rank=0, ranks=1, augment=True,
+                   shorter_px=None):
     """One rank's part of a step: a function of (seed, step). An epoch's remainder is dropped.
 
     Args:
@@ -207,6 +226,7 @@ def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter,
       min_crop_area: smallest crop, as a fraction of the image.
       colour_jitter: brightness, contrast and saturation change by up to this fraction; 0 for none.
       augment: False for the centre of each image, as in an evaluation.
+      shorter_px: of shorter_px_of.
     Returns:
       Batch.
     """
@@ -215,13 +235,13 @@ def training_batch(shards, step, batch_size, seed, min_crop_area, colour_jitter,
     chosen = epoch_order(len(shards), epoch, seed)[first:first + batch_size]
     items = [shards.read_next_good(int(record)) for record in chosen]
     if not augment:
-        return _centres(items)
+        return _centres(items, shorter_px)
     random = np.random.RandomState([seed, 1, step, rank])
     return _batch(items, random_windows(items, random, min_crop_area), random.randint(0, 2, batch_size).astype(bool),
                   random_colours(batch_size, random, colour_jitter))
 
 
-def eval_batch(shards, number, batch_size):
+def eval_batch(shards, number, batch_size, shorter_px=None):
     """Records number * batch_size ... of an evaluation, at static size.
 
     Returns:
@@ -232,7 +252,7 @@ def eval_batch(shards, number, batch_size):
     counted = np.array([item is not None for item in items], np.float32)
     filler = next((item for item in items if item), None) or shards.read_next_good(0)
     items = [item or filler for item in items]
-    return _centres(items), counted
+    return _centres(items, shorter_px), counted
 
 
 def eval_batches(shards, batch_size):
@@ -259,14 +279,16 @@ def _batch(items, windows, mirrored, colours):
     return Batch(images, np.array([item.label for item in items], np.int32), windows, mirrored, colours)
 
 
-def _centres(items):
+def _centres(items, shorter_px):
     """The Batch of the images' centres."""
-    return _batch(items, np.array([centre_window(*item.size_px) for item in items], np.int32),
+    return _batch(items, np.array([centre_window(*item.size_px, shorter_px=shorter_px) for item in items], np.int32),
                   np.zeros(len(items), bool), random_colours(len(items), None, 0.0))
 
 
-def centre_window(height_px, width_px):
-    """(y, x, height, width) of the central square for evaluation."""
+def centre_window(height_px, width_px, shorter_px=None):
+    """(y, x, height, width) of what evaluation decodes: the central square, or all, which is then resized and cut."""
+    if shorter_px:
+        return 0, 0, height_px, width_px
     side_px = max(1, int(round(EVAL_FRACTION * min(height_px, width_px))))
     return (height_px - side_px) // 2, (width_px - side_px) // 2, side_px, side_px
 
@@ -321,15 +343,26 @@ def random_colours(count, random, jitter):
     return np.concatenate([matrix * scale[:, None, None], offset], 2).astype(np.float32)
 
 
-def decode(tf, image, window, mirrored, colour=None):
+def decode(tf, image, window, mirrored, colour=None, antialias=False, shorter_px=None):
     """One JPEG -> uint8 [224, 224, 3]: decoded and cropped in one operation, resized, mirrored, recoloured.
 
     Args:
       tf: tensorflow.compat.v1.
       image: string []; window: int32 [4]; mirrored: bool []; colour: float32 [3, 4] or None.
+      antialias: resize as torchvision and Pillow do, by a filter as wide as what a pixel covers, and decode exactly.
+      shorter_px: int, with antialias: the shorter side becomes this, and the centre is cut; None to fill 224 x 224.
     """
-    crop = tf.image.decode_and_crop_jpeg(image, window, channels=3, dct_method="INTEGER_FAST")
-    resized = tf.image.resize_bilinear(crop[None], [IMAGE_PX, IMAGE_PX], half_pixel_centers=True)[0]
+    crop = tf.image.decode_and_crop_jpeg(image, window, channels=3,
+                                         dct_method="INTEGER_ACCURATE" if antialias else "INTEGER_FAST")
+    if antialias:
+        size_px = tf.shape(crop)[:2]
+        wanted_px = size_px * shorter_px // tf.reduce_min(size_px) if shorter_px else tf.constant([IMAGE_PX, IMAGE_PX])
+        cut_px = tf.round(tf.cast(wanted_px - IMAGE_PX, tf.float32) / 2.0)
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=crop[None], size=[IMAGE_PX, IMAGE_PX], scale=tf.cast(wanted_px, tf.float32) / tf.cast(
+                size_px, tf.float32), translation=-cut_px, kernel_type="triangle", antialias=True)[0]
+    else:
+        resized = tf.image.resize_bilinear(crop[None], [IMAGE_PX, IMAGE_PX], half_pixel_centers=True)[0]
     if colour is not None:
         flat = tf.matmul(tf.reshape(resized, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
         resized = tf.clip_by_value(tf.reshape(flat, [IMAGE_PX, IMAGE_PX, 3]), 0.0, 255.0)
@@ -339,7 +372,8 @@ def decode(tf, image, window, mirrored, colour=None):
     return pixels
 
 
-def training_data(tf, shards, first_step, last_step, batch_size, threads, coloured, rate_of=None, **chosen):
+def training_data(tf, shards, first_step, last_step, batch_size, threads, coloured, rate_of=None, shorter_px=None,
+                  augment=True, **chosen):
     """The batches of the steps first_step ... last_step - 1.
 
     Args:
@@ -347,16 +381,18 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
       threads: images decoded at a time; 0 for one a core.
       coloured: Python bool, whether colours change.
       rate_of: step, an int from 0 -> learning rate; for a step that nobody feeds.
-      **chosen: seed, min_crop_area, colour_jitter, rank, ranks, augment of training_batch.
+      shorter_px: of shorter_px_of.
+      augment, **chosen: augment, seed, min_crop_area, colour_jitter, rank, ranks of training_batch.
     Returns:
       iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], with rate_of rate float32
       []) and its initializer.
     """
     def read(step):
-        return tuple(training_batch(shards, int(step), batch_size, **chosen))
+        return tuple(training_batch(shards, int(step), batch_size, augment=augment, shorter_px=shorter_px, **chosen))
 
     def decode_example(image, label, window, mirrored, colour):
-        return decode(tf, image, window, mirrored, colour if coloured else None), label
+        return decode(tf, image, window, mirrored, colour if coloured else None, antialias=shorter_px is not None,
+                      shorter_px=None if augment else shorter_px), label
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32)
     data = tf.data.Dataset.range(first_step, last_step)
@@ -388,14 +424,14 @@ def _iterate(tf, data):
     return iterator.get_next(), iterator.initializer
 
 
-def eval_data(tf, shards, batch_size, threads, rank=0, ranks=1):
+def eval_data(tf, shards, batch_size, threads, rank=0, ranks=1, shorter_px=None):
     """Every record once, in order; the last batch is padded. Of several ranks each has every `ranks`-th batch.
 
     Returns:
       iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32, counted float32), and its initializer.
     """
     def read(number):
-        batch, counted = eval_batch(shards, int(number), batch_size)
+        batch, counted = eval_batch(shards, int(number), batch_size, shorter_px)
         return tuple(batch) + (counted,)
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32, tf.float32)
@@ -403,7 +439,7 @@ def eval_data(tf, shards, batch_size, threads, rank=0, ranks=1):
     data = data.map(lambda number: tf.numpy_function(read, [number], types)).prefetch(2)
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
     data = data.map(lambda image, label, window, mirrored, _, counted:
-                    (decode(tf, image, window, mirrored), label, counted),
+                    (decode(tf, image, window, mirrored, None, shorter_px is not None, shorter_px), label, counted),
                     num_parallel_calls=threads or _cores())
     return _iterate(tf, data.batch(batch_size, drop_remainder=True).prefetch(2))
 

@@ -5,9 +5,11 @@ import tensorflow.compat.v1 as tf
 
 import architecture
 
+NAME = "ShuffleNetV2"
 # Names of the exported graph's tensors; export, prediction and tests read them here.
 INPUT = "images"  # uint8 [N, 224, 224, 3], RGB
 OUTPUTS = ("probabilities", "classes")  # float32 [N, classes]; int32 [N]
+_VARIABLES = ("weights", "depthwise_weights", "gamma", "beta", "moving_mean", "moving_variance", "biases")
 
 
 def smoothed_cross_entropy(scores, labels, smoothing):
@@ -30,6 +32,12 @@ def smoothed_cross_entropy(scores, labels, smoothing):
 def decayed(name):
     """Whether weight decay applies to a variable: to kernels, not to depthwise ones, batch norms and biases."""
     return name.split("/")[-1] == "weights"
+
+
+def network_variables():
+    """{name: variable} of the network in the current graph, frozen ones too; no optimizer's, no moving averages."""
+    return {variable.op.name: variable for variable in tf.global_variables()
+            if variable.op.name.split("/")[-1] in _VARIABLES}
 
 
 def make_averages(decay):
@@ -58,14 +66,29 @@ def update_op(loss, rate, momentum, weight_decay, averages, wrap_optimizer):
         return averages.apply(tf.trainable_variables())
 
 
-def averaged_logits(images, classes, width, averages):
-    """architecture.logits for evaluation, computed with the moving averages instead of the weights."""
+def averaged_logits(images, averages, **network):
+    """architecture.logits for evaluation, computed with the moving averages instead of the weights.
+
+    Frozen weights, which do not train, have none: they serve themselves.
+    """
     def average_of(getter, name, *args, **kwargs):
         variable = getter(name, *args, **kwargs)
         return averages.average(variable) if variable.trainable else variable
 
     with tf.variable_scope(tf.get_variable_scope(), reuse=True, custom_getter=average_of):
-        return architecture.logits(images, False, classes, width)
+        return architecture.logits(images, False, **network)
+
+
+def inference(classes, width, variant):
+    """The network as others use it.
+
+    Returns:
+      placeholder INPUT, uint8 [N, 224, 224, 3], and {name: tensor} of OUTPUTS.
+    """
+    images = tf.placeholder(tf.uint8, [None, architecture.IMAGE_PX, architecture.IMAGE_PX, 3], INPUT)
+    scores = architecture.logits(images, False, classes, width, variant)
+    return images, {OUTPUTS[0]: tf.nn.softmax(scores, name=OUTPUTS[0]),
+                    OUTPUTS[1]: tf.argmax(scores, 1, output_type=tf.int32, name=OUTPUTS[1])}
 
 
 def figures(scores, labels, counted):

@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import records
+from common.class_folders import has_class_folders
 from common.files import DataError, cache_folder, fingerprint, whole_folder
 from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
 
@@ -11,6 +12,7 @@ from create_tfrecords import EVAL_SHARDS, TRAIN_SHARDS, create, read_manifest
 _TRAIN_NAMES = (TRAIN_SHARDS, "train")
 _EVAL_NAMES = (EVAL_SHARDS, "val_shards", "validation_shards", "val", "validation")
 _MADE_BY = "ShufflenetV2 --prepare"
+_HELD_OUT_SEED = 0
 _TRAIN_NUM_SHARDS, _EVAL_NUM_SHARDS = 64, 8
 
 
@@ -40,7 +42,7 @@ def find_shards(data_dir, default, mode, prepare):
     if not missing:
         _check_same_classes(training, evaluation)
         return training, evaluation
-    if not (training or evaluation) and _has_class_folders(os.path.join(place, "train")):
+    if not (training or evaluation) and has_class_folders(place):
         if prepare:
             return _prepare(place, os.path.join(default, "prepared"))
         raise DataError(place, "%s/ and %s/" % (TRAIN_SHARDS, EVAL_SHARDS), "class folders of images",
@@ -70,19 +72,19 @@ def _check_same_classes(training, evaluation):
                         "make both with the same integer_encoding.json")
 
 
-def _has_class_folders(folder):
-    return os.path.isdir(folder) and any(entry.is_dir() for entry in os.scandir(folder))
+def count_classes(folders, default):
+    """How many classes shards, `folders` of find_shards, say they have; `default` where they do not."""
+    manifests = [read_manifest(folder) for folder in folders if folder]
+    return next((manifest["num_classes"] for manifest in manifests if manifest), default)
 
 
 def _prepare(data_dir, cache):
     """Makes shards of DIR/train and DIR/val below `cache`, once for each state of these folders.
 
-    Where nothing can be written there, they go below the user's cache.
+    Without val a share of train is held out, always the same one: eval.py, whatever its --seed, shall not meet images
+    that were trained on. Where nothing can be written there, they go below the user's cache.
     """
     import explore_imagenet
-    if not explore_imagenet.validation_folder(data_dir):
-        raise DataError(os.path.join(data_dir, "val"), "images to evaluate with", "no such folder",
-                        "add it, or make shards with create_tfrecords.py and train with --mode=train")
     data_dir = os.path.abspath(data_dir)
     state = fingerprint(explore_imagenet.sources(data_dir))
     name = "%s-%s" % (os.path.basename(data_dir), state[:12])
@@ -95,7 +97,7 @@ def _prepare(data_dir, cache):
             if cache != wanted:
                 print("%s cannot be written; prepared data goes to %s" % (wanted, cache), flush=True)
             with tempfile.TemporaryDirectory(prefix="explored-") as tables:
-                explore_imagenet.explore(data_dir, tables)
+                explore_imagenet.explore(data_dir, tables, held_out_seed=_HELD_OUT_SEED)
                 _make_shards(tables, fresh, place)
     return os.path.join(place, TRAIN_SHARDS), os.path.join(place, EVAL_SHARDS)
 

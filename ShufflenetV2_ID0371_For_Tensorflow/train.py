@@ -16,6 +16,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
+import pretrained  # noqa: E402
 from arguments import TRAINING_MODES, parse_args  # noqa: E402
 from common import graph_files, ranks, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
@@ -29,15 +30,20 @@ END_LEARNING_RATE = 1e-6  # of the linear decay, the published reference's
 def find_data(parsed):
     """Where the shards are: (training folder, evaluation folder or None); None with --synthetic.
 
-    With --prepare, class folders are first made into shards, below data/prepared/ of this folder.
+    With --prepare, class folders are first made into shards, below data/prepared/ of this folder. Sets --num_classes
+    where it was not given.
 
     Raises:
       DataError: there are no shards, which says how to make them.
     """
+    from_data = vars(parsed).pop("classes_from_data", False)
     if parsed.synthetic:
         return None
     import prepare
-    return prepare.find_shards(parsed.data_path, os.path.join(HERE, "data"), parsed.mode, parsed.prepare)
+    folders = prepare.find_shards(parsed.data_path, os.path.join(HERE, "data"), parsed.mode, parsed.prepare)
+    if from_data:
+        parsed.num_classes = prepare.count_classes(folders, parsed.num_classes)
+    return folders
 
 
 Data = collections.namedtuple("Data", "train evaluation")
@@ -52,7 +58,8 @@ def load_data(parsed):
     return Data(*(Shards(folder, parsed.num_classes, parsed.max_bad_records) if folder else None for folder in found))
 
 
-Graph = collections.namedtuple("Graph", "is_fed next_batch images labels rate loss update eval_figures eval_start")
+Graph = collections.namedtuple(
+    "Graph", "is_fed next_batch images labels rate loss update averages eval_figures eval_start")
 
 
 def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
@@ -64,8 +71,8 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
       Graph: is_fed (bool: whether images, labels and rate are placeholders, or those of next_batch, because a device
       that loops over steps cannot be fed: an NPU); next_batch (images, labels) of the input pipeline and its
       initializer; images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], rate float32 []; loss float32 []
-      (without weight decay), update (operation); eval_figures: float32 [2, 3] of model.figures, float32 [] images
-      counted; eval_start.
+      (without weight decay), update (operation), averages (of the weights); eval_figures: float32 [2, 3] of
+      model.figures, float32 [] images counted; eval_start.
     """
     tf = runtime.tf
     import architecture
@@ -73,12 +80,13 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
     import model
     tf.reset_default_graph()
     tf.set_random_seed(parsed.seed)
+    shorter_px = input_pipeline.shorter_px_of(parsed.variant, parsed.depth_multiplier)
 
     def training_data(rate_of=None):
         return input_pipeline.training_data(
             tf, data.train, first_step, total_steps, parsed.batch_size, parsed.threads, parsed.colour_jitter > 0,
             rate_of=rate_of, seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
-            augment=parsed.augment, rank=runtime.rank, ranks=runtime.ranks)
+            augment=parsed.augment, shorter_px=shorter_px, rank=runtime.rank, ranks=runtime.ranks)
 
     next_batch, is_fed = None, runtime.device != "npu"
     if not is_fed:
@@ -90,22 +98,45 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
         images = tf.placeholder(tf.uint8, shape, "training_images")
         labels = tf.placeholder(tf.int32, shape[:1], "training_labels")
         rate = tf.placeholder(tf.float32, [], "learning_rate")
-    scores = architecture.logits(images, True, parsed.num_classes, parsed.depth_multiplier, parsed.version,
-                                 runtime.compute_dtype, runtime.fuse)
+    network = dict(classes=parsed.num_classes, width=parsed.depth_multiplier, variant=parsed.variant)
+    scores = architecture.logits(images, True, version=parsed.version, compute_dtype=runtime.compute_dtype,
+                                 fuse=runtime.fuse, freeze=parsed.freeze, **network)
     loss = model.smoothed_cross_entropy(scores, labels, parsed.label_smoothing)
     averages = model.make_averages(parsed.ema_decay)
     update = model.update_op(loss, rate, parsed.momentum, parsed.weight_decay, averages, runtime.wrap_optimizer)
     if next_batch is None and data.train is not None:
         next_batch = training_data()
     if data.evaluation is None:
-        return Graph(is_fed, next_batch, images, labels, rate, loss, update, None, None)
+        return Graph(is_fed, next_batch, images, labels, rate, loss, update, averages, None, None)
     (eval_images, eval_labels, counted), eval_start = input_pipeline.eval_data(
-        tf, data.evaluation, EVAL_BATCH_SIZE, parsed.threads, runtime.rank, runtime.ranks)
+        tf, data.evaluation, EVAL_BATCH_SIZE, parsed.threads, runtime.rank, runtime.ranks, shorter_px)
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
-        plain = architecture.logits(eval_images, False, parsed.num_classes, parsed.depth_multiplier)
-    averaged = model.averaged_logits(eval_images, parsed.num_classes, parsed.depth_multiplier, averages)
+        plain = architecture.logits(eval_images, False, **network)
+    averaged = model.averaged_logits(eval_images, averages, **network)
     figures = tf.stack([model.figures(averaged, eval_labels, counted), model.figures(plain, eval_labels, counted)])
-    return Graph(is_fed, next_batch, images, labels, rate, loss, update, (figures, tf.reduce_sum(counted)), eval_start)
+    return Graph(is_fed, next_batch, images, labels, rate, loss, update, averages,
+                 (figures, tf.reduce_sum(counted)), eval_start)
+
+
+def start_from(tf, session, start, classes, averages):
+    """Gives the network, and the moving averages of its weights, what fits of other weights.
+
+    Args:
+      start: of pretrained.find; its moving averages are taken where it has them.
+      classes: class ids of the data, or None.
+      averages: of the graph.
+    Returns:
+      dict, fields of the [run] line.
+    """
+    import model
+    where, weights, state = start
+    values = pretrained.values(tf, where, weights, averaged=True)
+    if values is None:
+        values = pretrained.values(tf, where, weights, averaged=False)
+    loaded = graph_files.load_fitting(tf, session, values, where, model.network_variables(),
+                                      pretrained.head_of_others(state, classes))
+    session.run([averages.average(variable).assign(variable) for variable in tf.trainable_variables()])
+    return graph_files.transfer_fields(where, loaded)
 
 
 def whole_loops(parsed, wanted_steps, first_step, runtime):
@@ -151,6 +182,9 @@ def train(parsed):
         raise DataError("--rank_size", "%d, as RANK_SIZE says" % ranks.read()[1], parsed.rank_size,
                         "give both the same number; test/*_8p.sh start eight ranks")
     data = load_data(parsed)
+    start = pretrained.find(parsed.init_from) if parsed.init_from else None
+    if start:
+        pretrained.check_same_network(parsed, start[0], start[2])
 
     with Run(parsed, SYNTHETIC_IMAGES if data.train is None else len(data.train)) as run:
         runtime = run.open_runtime(steps_per_run=parsed.iterations_per_loop, bfloat16_on_cpu=False)
@@ -168,6 +202,8 @@ def train(parsed):
         session.run(tf.global_variables_initializer())
         if run.restored:
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
+        transferred = start_from(tf, session, start, data.train and data.train.classes, graph.averages) \
+            if start and not run.first_step else {}
         runtime.broadcast(tf.global_variables())
         update = runtime.looped(session, graph.update)
         if graph.next_batch:
@@ -181,12 +217,14 @@ def train(parsed):
         run.begin(tf.global_variables(),
                   (lambda prefix: graph_files.save(tf, saver, session, prefix)) if parsed.do_checkpoint else None,
                   evaluate if data.evaluation and parsed.mode == "train_and_evaluate" else None, "top1",
-                  state={"network": "shufflenet_v2", "depth_multiplier": parsed.depth_multiplier,
-                         "num_classes": parsed.num_classes, "classes": data.train.classes if data.train else None},
+                  state={"network": "shufflenet_v2", "variant": parsed.variant,
+                         "depth_multiplier": parsed.depth_multiplier, "num_classes": parsed.num_classes,
+                         "classes": data.train.classes if data.train else None},
                   peak_rate=parsed.lr, look_every=parsed.iterations_per_loop, log_name=parsed.log_name,
                   new_warnings=lambda: problems_of(data), model="ShuffleNetV2", network="x" + parsed.depth_multiplier,
-                  classes=parsed.num_classes,
-                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
+                  variant=parsed.variant, classes=parsed.num_classes,
+                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
+                  **transferred)
         batches = training_batches(parsed, tf, session, graph, data.train)
         for step in run.steps():
             lr, feed = rate_of(step - 1), {}

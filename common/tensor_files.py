@@ -107,5 +107,5 @@ def _unreadable(path, error):
         name = next((group for group in code.groups() if group), "") if code else ""
         return DataError(path, "tensors alone", "a pickle that would run code%s" % (name and " (%s)" % name),
                          "save model.state_dict() alone; nothing of the file was run")
-    return DataError(path, "a whole file of torch.save", said.strip().split("\n")[0] or type(error).__name__,
-                     "download or copy it again")
+    sentence = said.strip().split("\n")[0].split(". ")[0]
+    return DataError(path, "a whole file of torch.save", sentence or type(error).__name__, "download or copy it again")

@@ -206,7 +206,7 @@ def test_training_moves_weights_statistics_and_averages(runtime):
     loss = model.smoothed_cross_entropy(architecture.logits(tf.constant(images), True, 10), tf.constant(labels), 0.1)
     averages = model.make_averages(0.9)
     update = model.update_op(loss, tf.constant(0.1), 0.9, 4e-5, averages, runtime.wrap_optimizer)
-    averaged = model.averaged_logits(tf.constant(images), 10, '0.5', averages)
+    averaged = model.averaged_logits(tf.constant(images), averages, classes=10)
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
         plain = architecture.logits(tf.constant(images), False, 10)
     variables = {v.op.name: v for v in tf.global_variables() if v.op.name.startswith(('ShuffleNetV2/', 'classifier/'))
@@ -268,25 +268,25 @@ def write_checkpoint(folder, averages, width='0.5', classes=10):
 
 
 @smoke
-def test_a_published_checkpoint_loads_with_and_without_averages(tmp_path, runtime):
+def test_a_published_checkpoint_loads_with_and_without_averages(tmp_path):
     prefix, values = write_checkpoint(tmp_path, True)
     architecture.logits(tf.zeros([1, 224, 224, 3]), False, 10)
     made = {variable.op.name: variable for variable in tf.global_variables()}
     with tf.Session() as session:
         for averaged in (False, True):
-            assert evaluation.restore(runtime, session, prefix, averaged)
+            assert evaluation.restore(tf, session, prefix, prefix, averaged)
             for name, found in session.run({k: v for k, v in made.items() if k != 'global_step'}).items():
                 key = name + '/ExponentialMovingAverage'
                 np.testing.assert_array_equal(found, values[key if averaged and key in values else name])
 
 
-def test_another_networks_checkpoint_is_named(tmp_path, runtime):
+def test_another_networks_checkpoint_is_named(tmp_path):
     prefix, _ = write_checkpoint(tmp_path, False, classes=7)
     architecture.logits(tf.zeros([1, 224, 224, 3]), False, 10)
     with tf.Session() as session:
-        assert not evaluation.restore(runtime, session, prefix, True)
+        assert not evaluation.restore(tf, session, prefix, prefix, True)
         with pytest.raises(files.DataError, match='variable classifier/biases of shape'):
-            evaluation.restore(runtime, session, prefix, False)
+            evaluation.restore(tf, session, prefix, prefix, False)
 
 
 @smoke

@@ -16,11 +16,12 @@ FOLDER = os.path.join(ROOT, 'ShufflenetV2_ID0371_For_Tensorflow')
 sys.path.insert(0, FOLDER)
 import arguments  # noqa: E402
 import eval as evaluation  # noqa: E402
+import predict  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
 SCRIPT = os.path.join(FOLDER, 'test', 'train_full_1p.sh')
-TINY = ['--num_classes=10', '--batch_size=20', '--save_summary_steps=1', '--lr=0.01', '--warmup_epochs=0']
+TINY = ['--batch_size=20', '--save_summary_steps=1', '--lr=0.01', '--warmup_epochs=0']
 SHORT = TINY + ['--mode=train_and_evaluate', '--colour_jitter=0.2', '--max_train_steps=4']
 
 
@@ -137,11 +138,12 @@ def test_several_ranks_do_not_evaluate(monkeypatch, capsys):
 
 @smoke
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():
-    code = ('import sys, train, eval, arguments, prepare, records, input_pipeline, create_tfrecords, explore_imagenet; '
+    code = ('import sys, train, eval, predict, pretrained, arguments, prepare, records, input_pipeline, '
+            'create_tfrecords, explore_imagenet; '
             'print([m for m in ("tensorflow", "npu_bridge", "PIL") if m in sys.modules])')
     assert finish([sys.executable, '-c', code], cwd=FOLDER)[1].strip().endswith('[]')
-    for script in ('train.py', 'eval.py', 'create_tfrecords.py', 'data/create_tfrecords.py', 'explore_imagenet.py',
-                   'data/explore_imagenet.py'):
+    for script in ('train.py', 'eval.py', 'predict.py', 'create_tfrecords.py', 'data/create_tfrecords.py',
+                   'explore_imagenet.py', 'data/explore_imagenet.py'):
         code, said = finish([sys.executable, script, '--help'], cwd=os.path.join(FOLDER, '.'))
         assert code == 0 and '--output' in said, said
 
@@ -194,29 +196,45 @@ def test_evaluation_prediction_and_export_agree(run, drawn, tmp_path, here):
     assert right / 20 == pytest.approx(float(expected['top1']), abs=1e-3)
     assert (tmp_path / 'new' / 'confusion.png').read_bytes()[:4] == b'\x89PNG'
 
-    image = os.path.join(drawn, 'val', 'n00000003', os.listdir(os.path.join(drawn, 'val', 'n00000003'))[0])
-    code, said = here(train, '--mode=predict', words[1], '--class_names=%s' % names, image,
-                      str(tmp_path / 'none.jpg'))
-    rows = [line.split() for line in said.splitlines() if line.startswith('  ')]
-    assert code == 1 and 'none.jpg: No such file' in said and len(rows) == 5, said
-    assert all(float(row[0]) <= 1 and row[2] == 'name_%d' % (int(row[1][1:]) - 1) for row in rows)
+    folder = os.path.join(drawn, 'val', 'n00000003')
+    empty = tmp_path / 'empty.jpg'
+    empty.write_bytes(b'')
+    words, found = ['--class_names=%s' % names, folder, str(empty)], []
+    for program, more in ((train, ['--mode=predict', '--checkpoint_dir=%s' % output, '--log_dir=%s' % output]),
+                          (predict, ['--checkpoint=%s' % output, '--output_path=%s' % (tmp_path / 'predicted')])):
+        code, said = here(program, *(more + words))
+        assert code == 0 and 'passed over: %s: empty' % empty in said, said
+        place = said.split('contact sheet: ')[1].split('\n')[0]
+        found.append(json.loads(open(os.path.join(os.path.dirname(place), 'predictions.json')).read()))
+        assert open(place, 'rb').read(4) == b'\x89PNG'
+    assert found[0]['pictures'] == found[1]['pictures'] and len(found[0]['pictures']) == 2
+    assert found[0]['classes'] == ['n%08d name_%d' % (n + 1, n) for n in range(10)] and found[0]['step'] == 4
+    assert os.path.dirname(place) == str(tmp_path / 'predicted')
 
-    export = ['--mode=export', words[1], '--export_dir=%s' % (tmp_path / 'export')]
+    export = ['--mode=export', '--checkpoint_dir=%s' % output, '--export_dir=%s' % (tmp_path / 'export')]
     code, said = here(evaluation, *export)
     assert code == 0, said
-    check_export(tmp_path / 'export', image, rows)
+    check_export(tmp_path / 'export', found[0]['pictures'][0])
+    code, said = here(predict, '--model=%s' % (tmp_path / 'export'), folder,
+                      '--output_path=%s' % (tmp_path / 'exported'))
+    assert code == 0, said
+    exported = json.loads((tmp_path / 'exported' / 'predictions.json').read_text())
+    assert exported['classes'] == ['n%08d' % (n + 1) for n in range(10)]
+    for one, other in zip(exported['pictures'], found[0]['pictures']):
+        assert [guess['probability'] for guess in one['guesses']] == pytest.approx(
+            [guess['probability'] for guess in other['guesses']], abs=2e-6)
     code, said = here(evaluation, *export)
     assert code == 1 and 'expected a new folder' in said and 'Traceback' not in said
 
 
-def check_export(folder, image, rows):
-    """Both forms give the probabilities that predict printed."""
+def check_export(folder, predicted):
+    """Both forms give the probabilities that were predicted; model.json says how to come to them."""
     import tensorflow.compat.v1 as tf
     tf.disable_v2_behavior()
     import input_pipeline
     import model
     import records
-    with open(image, 'rb') as file:
+    with open(predicted['file'], 'rb') as file:
         content = file.read()
     with tf.Graph().as_default(), tf.Session() as session:
         pixels = session.run(input_pipeline.decode(tf, tf.constant(content), tf.constant(
@@ -232,9 +250,11 @@ def check_export(folder, image, rows):
         graph = tf.GraphDef.FromString((folder / 'frozen_graph.pb').read_bytes())
         tf.import_graph_def(graph, name='')
         found.append(session.run([name + ':0' for name in model.OUTPUTS], {model.INPUT + ':0': pixels[None]}))
+    names = json.loads((folder / 'model.json').read_text())['classes']
     for probabilities, classes in found:
-        assert 'n%08d' % (classes[0] + 1) == rows[0][1]
-        assert sorted(probabilities[0])[::-1][:5] == pytest.approx([float(row[0]) for row in rows], abs=1e-3)
+        assert predicted['guesses'][0]['class'].startswith(names[classes[0]] + ' ')
+        assert sorted(probabilities[0])[::-1][:5] == pytest.approx(
+            [guess['probability'] for guess in predicted['guesses']], abs=1e-5)
 
 
 def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, tmp_path, here, monkeypatch):
@@ -307,13 +327,13 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(shards
 def test_bad_data_is_one_sentence_and_the_run_folder_stays(shards, drawn, tmp_path, capsys):
     output = '--log_dir=%s' % (tmp_path / 'out')
     data = '--data_dir=%s' % shards
-    assert '--num_classes: expected 10' in failure(capsys, data, output)
+    assert '--num_classes: expected 10' in failure(capsys, data, output, '--num_classes=1000')
     assert 'add --prepare' in failure(capsys, '--data_dir=%s' % drawn, output)
     assert 'no folder' in failure(capsys, '--data_dir=%s' % (tmp_path / 'none'), output)
     assert '--rank_size: expected 1, as RANK_SIZE says; found 8' in failure(capsys, data, output, '--rank_size=8')
     assert 'no whole checkpoint' in failure(capsys, data, '--mode=evaluate', output)
     assert not (tmp_path / 'out').exists()
-    assert 'at most the 40 training images' in failure(capsys, data, output, '--num_classes=10', '--batch_size=41')
+    assert 'at most the 40 training images' in failure(capsys, data, output, '--batch_size=41')
 
 
 def test_damaged_records_are_said_and_stop_the_run_beyond_the_limit(shards, tmp_path, here):
