@@ -7,8 +7,10 @@ What is in doubt is reported as a Problem; what cannot be used is left out.
     VOCdevkit/VOC2007/Annotations/<id>.xml
     VOCdevkit/VOC2007/JPEGImages/<id>.jpg                              any number of VOC<year> folders
 
-Also what exporters make of it: CVAT's default.txt, VoTT's <class>_train.txt with endings and flags, and Roboflow's
-train/, valid/ and test/ with the pictures and their XML side by side.
+Also pascal-voc/{trainval,test}/VOCdevkit, as the published download-data.sh unpacks, where the names of the year
+folders are trainval/VOCdevkit/VOC2007 and so on; and what exporters make of it: CVAT's default.txt, VoTT's
+<class>_train.txt with endings and flags, and Roboflow's train/, valid/ and test/ with the pictures and their XML side
+by side.
 
 In the files a box is 1-based and includes its last pixel: the whole of an image is 1, 1, W, H. Everywhere else here it
 is 0-based and half-open, 0, 0, W, H, so that xmax - xmin is its width.
@@ -53,7 +55,7 @@ def find(path):
 
     Args:
       path: the VOCdevkit folder, the one that it is in, or one VOC<year> folder; a single folder of this layout may
-        have another name.
+        have another name. Or the published pascal-voc folder, or the one that it is in.
     Returns:
       (root, [names of the year folders in it]) or None.
     Raises:
@@ -70,6 +72,11 @@ def find(path):
                             "give one of them as --data_path, or rename to VOC<year> what belongs together")
     if _is_year(path):
         return os.path.dirname(path), [os.path.basename(path)]
+    for root in (path, os.path.join(path, "pascal-voc")):
+        years = [os.path.join(part, "VOCdevkit", name) for part in ("trainval", "test")
+                 for name in _year_folders(os.path.join(root, part, "VOCdevkit")) if _YEAR.match(name)]
+        if years:
+            return root, years
     deeper = sorted(glob.glob(os.path.join(glob.escape(path), "*", "VOCdevkit")))
     if deeper:
         raise DataError(path, "VOCdevkit/ in it", " and ".join(deeper[:4]),

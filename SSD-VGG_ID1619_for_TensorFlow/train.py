@@ -36,7 +36,8 @@ def parse_args(argv=None):
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--preset", choices=sorted(ssdutils.PRESETS), default="vgg300", help="size of the network")
     recipe.add_argument("--vgg_dir", type=flags.input_path,
-                        help="VGG-16 to start from: a SavedModel's folder, an .npz or a Keras .h5; else from scratch")
+                        help="VGG-16 to start from: a SavedModel's folder, an .npz or a Keras .h5; default vgg_graph/ "
+                             "or vgg/ of --data_path when it is there; else from scratch")
     recipe.add_argument("--optimizer", choices=("momentum", "adam"), default="momentum", help="of the weights")
     recipe.add_argument("--lr_values", type=_list_of(flags.number(above=0)), default="0.00075;0.0001;0.00001",
                         help="learning rates, one after the other")
@@ -88,7 +89,14 @@ def parse_args(argv=None):
         parser.error("--name: found a folder in %s, expected one in --output_path=%s" % (
             run_folder, parsed.output_path))
     parsed.output_path = parsed.output_path or run_folder or flags.default_output_path(HERE)
+    parsed.vgg_dir = parsed.vgg_dir or _published_vgg(parsed)
     return parsed
+
+
+def _published_vgg(parsed):
+    """VGG-16's folder in the data, where the published scripts take it from, or None."""
+    places = [os.path.join(parsed.data_path or os.path.join(HERE, "data"), name) for name in ("vgg_graph", "vgg")]
+    return next(filter(os.path.isdir, [] if parsed.synthetic else places), None)
 
 
 def _list_of(one):

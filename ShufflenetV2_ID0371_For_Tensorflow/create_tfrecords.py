@@ -27,6 +27,7 @@ sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sy
 
 import records  # noqa: E402
 from common import flags  # noqa: E402
+from common.cifar10 import File, load_restricted_pickle  # noqa: E402
 from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
 from common.pictures import BadImage, usable_jpeg  # noqa: E402
 
@@ -35,6 +36,8 @@ TRAIN_SHARDS, EVAL_SHARDS = "train_shards", "eval_shards"
 MADE_BY = "ShufflenetV2 create_tfrecords.py"
 _MANIFEST_KINDS = {"images": int, "num_classes": int, "classes": list, "shards": list}
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
+
+_EXPLORE = "write it with explore_imagenet.py"
 
 _counter = None  # of images done, shared with the worker processes
 
@@ -144,64 +147,111 @@ def read_labels(path):
     encoding = read_json(path)
     if not isinstance(encoding, dict) or not all(type(label) is int for label in encoding.values()):
         raise DataError(path, "a JSON object {class id: integer}",
-                        "something else" if os.path.exists(path) else "no file", "write it with explore_imagenet.py")
+                        "something else" if os.path.exists(path) else "no file", _EXPLORE)
     if len(encoding) < 2 or sorted(encoding.values()) != list(range(len(encoding))):
         raise DataError(path, "at least two classes with the labels 0 to their number - 1, each once",
                         "%d classes, labels %s" % (len(encoding), sorted(encoding.values())[:5]),
-                        "write it with explore_imagenet.py")
+                        _EXPLORE)
     return sorted(encoding, key=encoding.get)
 
 
 def read_boxes(path):
-    """boxes.npy -> {row of the metadata file: float [n, 4] of xmin, ymin, xmax, ymax}."""
+    """boxes.npy -> {row of the metadata file, or an image's name: float [n, 4] of xmin, ymin, xmax, ymax}.
+
+    Names are without folder and ending. explore_imagenet.py counts rows; the published file is a pickled dict of names.
+    """
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            named = _is_pickled(file)
+            position = file.tell()
+        array = _read_named_boxes(path, position) if named else np.load(path, allow_pickle=False)
+    except DataError:
+        raise
     except Exception as error:  # numpy reads the header as Python, so also SyntaxError; MemoryError for a large number
         raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax",
-                        getattr(error, "strerror", None) or str(error).split(".")[0],
-                        "write it with explore_imagenet.py; pickles are not read here") from error
+                        getattr(error, "strerror", None) or str(error).split(".")[0], _EXPLORE) from error
+    if named:
+        return array
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 5 or array.dtype.kind != "f":
         raise DataError(path, "a float array [n, 5] of row, xmin, ymin, xmax, ymax", "%s %s" % (
-            getattr(array, "dtype", "?"), list(getattr(array, "shape", []))), "write it with explore_imagenet.py")
-    number, xmin, ymin, xmax, ymax = array.T
+            getattr(array, "dtype", "?"), list(getattr(array, "shape", []))), _EXPLORE)
+    number = array[:, 0]
     if not ((number >= 0) & (number < 2**31) & (number == np.floor(number))).all():
-        raise DataError(path, "rows of the metadata file in the first column", "other numbers",
-                        "write it with explore_imagenet.py")
-    wrong = ~((0 <= xmin) & (xmin < xmax) & (xmax <= 1) & (0 <= ymin) & (ymin < ymax) & (ymax <= 1))
-    if wrong.any():
-        raise DataError(path, "0 <= min < max <= 1", "%s in row %d" % (array[wrong][0, 1:].tolist(), wrong.argmax()),
-                        "write it with explore_imagenet.py")
+        raise DataError(path, "rows of the metadata file in the first column", "other numbers", _EXPLORE)
+    _check_corners(path, array[:, 1:], array[:, 0])
     boxes = collections.defaultdict(list)
     for row in array:
         boxes[int(row[0])].append(row[1:])
     return boxes
 
 
+def _is_pickled(file):
+    """Whether an .npy file, which is left behind its header, holds objects."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+    return read_header(file)[2].hasobject
+
+
+def _read_named_boxes(path, position):
+    def open_pickle():
+        file = open(path, "rb")
+        file.seek(position)
+        return file
+
+    content = load_restricted_pickle(File(path, os.path.getsize(path), open_pickle), _EXPLORE)
+    content = content.item() if isinstance(content, np.ndarray) and content.shape == () else content
+    if not isinstance(content, dict):
+        raise DataError(path, "a dict of names and boxes", type(content).__name__, _EXPLORE)
+    boxes = {}
+    for name, of_image in content.items():
+        name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        try:
+            boxes[name] = np.array(of_image, np.float64).reshape(-1, 4)
+        except (TypeError, ValueError) as error:
+            raise DataError(path, "boxes [n, 4] of %.40s" % name, str(error), _EXPLORE) from error
+        _check_corners(path, boxes[name], [name] * len(boxes[name]))
+    return boxes
+
+
+def _check_corners(path, boxes, places):
+    xmin, ymin, xmax, ymax = boxes.T
+    wrong = ~((0 <= xmin) & (xmin < xmax) & (xmax <= 1) & (0 <= ymin) & (ymin < ymax) & (ymax <= 1))
+    if wrong.any():
+        place = places[wrong.argmax()]
+        raise DataError(path, "0 <= min < max <= 1", "%s of %s" % (
+            boxes[wrong][0].tolist(), "%.40s" % place if isinstance(place, str) else "row %d" % place), _EXPLORE)
+
+
 def read_metadata(path, classes, boxes=None):
     """A metadata table -> list of (path of the image, label, boxes or None)."""
     label_of = {name: label for label, name in enumerate(classes)}
-    rows = []
+    rows, unused = [], set(boxes or ())
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
             if not {"path", "wordnet_id"} <= set(table.fieldnames or []):
                 raise DataError(path, "a table with the columns path and wordnet_id", str(table.fieldnames),
-                                "write it with explore_imagenet.py")
+                                _EXPLORE)
             for number, row in enumerate(table):
                 if not row["path"] or "\0" in row["path"] or row["wordnet_id"] not in label_of:
                     raise DataError("%s, line %d" % (path, number + 2),
                                     "a path and one of the %d classes of --labels" % len(classes),
                                     "%r, %r" % (row["path"], row["wordnet_id"]),
                                     "use the integer_encoding.json of the same exploration")
-                of_row = None if boxes is None else np.array(boxes.get(number, []), np.float32).reshape(-1, 4)
+                name = os.path.splitext(os.path.basename(row["path"]))[0]
+                of_row = None if boxes is None else np.array(
+                    boxes.get(number, boxes.get(name, [])), np.float32).reshape(-1, 4)
+                unused -= {number, name}
                 rows.append((row["path"], label_of[row["wordnet_id"]], of_row))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(path, "a table of images", getattr(error, "strerror", None) or str(error),
-                        "write it with explore_imagenet.py") from error
+                        _EXPLORE) from error
     if not rows:
         raise DataError(path, "at least one image", "none", "see in bad_files.csv what explore_imagenet.py left out")
-    if boxes and max(boxes) >= len(rows):
-        raise DataError("--boxes", "boxes of the %d images of %s" % (len(rows), path), "row %d" % max(boxes),
+    beyond = [key for key in unused if isinstance(key, int)]
+    if beyond or (unused and len(unused) == len(boxes)):
+        raise DataError("--boxes", "boxes of the %d images of %s" % (len(rows), path),
+                        "row %d" % max(beyond) if beyond else "%.40s and other names" % min(unused),
                         "give --boxes only with training_metadata.csv of the same exploration")
     return rows
 

@@ -38,7 +38,8 @@ _GROUND_TRUTH = re.compile(r"(ground.?truth|val.*(labels|solution|synset|annotat
 
 def parse_args(argv=None):
     parser = flags.Parser(prog="explore_imagenet.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", type=flags.input_path, help="folder with train/ and val/")
+    parser.add_argument("--data_dir", type=flags.input_path, default=os.path.join(HERE, "data"),
+                        help="folder with train/ and val/")
     parser.add_argument("--output", type=flags.output_path, default=os.curdir, help="folder for the tables")
     parser.add_argument("--annotations", type=flags.input_path, help="folder with bounding-box XMLs; default "
                         "annotations/ of --data_dir when it is there")
@@ -62,8 +63,6 @@ def explore(data_dir, output, annotations=None, val_ground_truth=None, synsets=N
     Raises:
       DataError: there is no such layout, a class folder is empty, a ground-truth line is wrong.
     """
-    if not data_dir:
-        raise DataError("--data_dir", "the folder that holds train/ and val/", "nothing", "give --data_dir=DIR")
     bad = []
     training = class_folders(training_folder(data_dir), bad)
     validation = validation_images(data_dir, val_ground_truth, synsets, bad)

@@ -44,6 +44,9 @@ class _PickledDtype:
     """Stands for numpy.dtype while unpickling; numpy never sees a dtype state that came from the file."""
 
     def __init__(self, code, align=False, copy=True):
+        if _text(code) in ("O", "O8"):
+            self.dtype = np.dtype(object)  # of one plain container, as numpy.save wraps it
+            return
         if _text(code) not in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1"):
             raise pickle.UnpicklingError("an array of dtype %s" % reprlib.repr(code))
         self.dtype = np.dtype(_text(code))
@@ -59,8 +62,11 @@ class _PickledArray(np.ndarray):
 
     def __setstate__(self, state):
         _, shape, dtype, fortran_order, content = state
+        if isinstance(dtype, _PickledDtype) and dtype.dtype == object and shape == () and (
+                isinstance(content, list) and len(content) == 1):
+            return super().__setstate__((1, (), dtype.dtype, False, content))  # type: ignore[arg-type]
         _check_array(shape, dtype, content)
-        super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), content))  # type: ignore[arg-type]
+        return super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), content))  # type: ignore[arg-type]
 
 
 def _text(code):
@@ -69,7 +75,7 @@ def _text(code):
 
 def _check_array(shape, dtype, content):
     if not (isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-            and isinstance(dtype, _PickledDtype) and isinstance(content, bytes)):
+            and isinstance(dtype, _PickledDtype) and dtype.dtype != object and isinstance(content, bytes)):
         raise pickle.UnpicklingError("an array whose state is not (shape, dtype, bytes)")
 
 
@@ -119,11 +125,12 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         return _ADMITTED[module, name]
 
 
-def load_restricted_pickle(file):
+def load_restricted_pickle(file, do=_FETCH):
     """Reads a pickle written by Python 2 or 3 that may hold numpy arrays and plain containers, nothing else.
 
     Args:
       file: File.
+      do: what to do about one that cannot be read, for the message.
     Returns:
       The object. Python 2 strings arrive as bytes; arrays are numpy.ndarray (a subclass without additions).
     Raises:
@@ -137,7 +144,7 @@ def load_restricted_pickle(file):
     except Exception as error:
         reason = "%s: %s" % (type(error).__name__, str(error) or "no reason given")
         raise DataError(file.where, "a whole pickle of numpy arrays and plain containers",
-                        "one that cannot be read (%.200s)" % reason, _FETCH) from error
+                        "one that cannot be read (%.200s)" % reason, do) from error
 
 
 def find_cifar10(data_path):

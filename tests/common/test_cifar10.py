@@ -231,7 +231,9 @@ def test_import_in_a_pickle_is_refused_and_not_run(batches, tmp_path):
     (b'cnumpy\nndarray\n(I100000\ntR.', 'not callable'),
     (b'cnumpy.core.numeric\n_frombuffer\n(S"ab"\nS"O"\n(I2\ntS"C"\ntR.', 'an array whose state'),
     (b'c_codecs\nencode\n(V1\nVrot13\ntR.', 'rot13'),
-    (b'cnumpy\ndtype\n(S"O8"\nI0\nI1\ntR.', 'dtype'),
+    (b'cnumpy\ndtype\n(S"V8"\nI0\nI1\ntR.', 'dtype'),
+    (b'cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS"b"\ntR(I1\n(I2\ntcnumpy\ndtype\n(S"O8"\nI0\nI1\ntR'
+     b'I00\nS"0123456789abcdef"\ntb.', 'an array whose state'),  # pointers made of bytes
     (b'(' * 200, 'cannot be read'),
 ])
 def test_restricted_pickle_admits_arrays_and_containers_only(tmp_path, program, told):

@@ -474,6 +474,27 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(folders, tmp_path):
     assert sorted(os.listdir(str(tmp_path / 'out'))) == ['eval_shards', 'tables', 'train_shards']
 
 
+def test_the_published_boxes_are_read(folders, tmp_path):
+    """A pickled dict of names and arrays, as numpy.save writes it."""
+    out, boxes = tmp_path / 'out', np.array([[0.1, 0.2, 0.5, 0.75], [0, 0, 1, 1]])
+    make(folders, out)
+    metadata, labels = str(out / 'tables' / 'training_metadata.csv'), str(out / 'tables' / 'integer_encoding.json')
+    name = create_tfrecords.read_metadata(metadata, create_tfrecords.read_labels(labels))[0][0]
+    np.save(str(tmp_path / 'boxes.npy'), {os.path.splitext(os.path.basename(name))[0]: boxes, 'another': boxes[:1]})
+    create_tfrecords.create(metadata, str(tmp_path / 'new'), labels, str(tmp_path / 'boxes.npy'))
+    shards = input_pipeline.Shards(str(tmp_path / 'new' / 'train_shards'), 3)
+    found = [item.boxes for item in map(shards.read, range(len(shards))) if len(item.boxes)]
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0], boxes, rtol=1e-6)
+
+
+def test_tables_are_made_without_flags(tmp_path):
+    said = subprocess.run([sys.executable, os.path.join(FOLDER, 'explore_imagenet.py')], cwd=str(tmp_path), text=True,
+                          stderr=subprocess.PIPE)
+    assert said.returncode == 1 and os.path.join(FOLDER, 'data', 'train') in said.stderr, said.stderr
+    assert 'give --data_dir=DIR' in said.stderr and said.stderr.count('\n') == 1
+
+
 def test_bad_tables_are_named(folders, tmp_path):
     tables = tmp_path / 'out' / 'tables'
     make(folders, tmp_path / 'out')
@@ -483,9 +504,15 @@ def test_bad_tables_are_named(folders, tmp_path):
                      labels=str(tables / 'integer_encoding.json'))
         return create_tfrecords.create(**dict(given, **changed))
 
-    np.save(str(tmp_path / 'old.npy'), {'n01_0': [(0, 0, 1, 1)]}, allow_pickle=True)
-    with pytest.raises(DataError, match='pickles are not read'):
-        create(boxes=str(tmp_path / 'old.npy'))
+    for content, said in (({'no_image': [(0, 0, 1, 1)]}, 'no_image and other names'),
+                          ([1, 'a'], 'old.npy: .*found list'),
+                          ({'n01_0': [(0, 0, 2, 1)]}, 'max <= 1; .*n01_0'), ({'n01_0': ['a']}, 'boxes .* of n01_0'),
+                          ({'n01_0': open}, 'it imports .*open')):
+        wrapped = np.empty((), object)
+        wrapped[()] = content
+        np.save(str(tmp_path / 'old.npy'), wrapped, allow_pickle=True)
+        with pytest.raises(DataError, match=said):
+            create(boxes=str(tmp_path / 'old.npy'))
     np.save(str(tmp_path / 'wide.npy'), np.array([[0, 0.5, 0.1, 1.5, 0.2]]))
     with pytest.raises(DataError, match='0 <= min < max <= 1'):
         create(boxes=str(tmp_path / 'wide.npy'))

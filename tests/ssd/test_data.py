@@ -552,6 +552,21 @@ def test_pictures_with_their_xml_beside_them_are_read(tmp_path):
     assert [row[2].split()[:2] for row in bad_rows(out)] == [['no', 'annotation'], ['no', 'image']]
 
 
+@pytest.mark.parametrize('given', ['', 'pascal-voc'])
+def test_the_published_layout_is_read(given, tmp_path):
+    for part, years in (('trainval', ('VOC2007', 'VOC2012')), ('test', ('VOC2007',))):
+        for year in years:
+            tree = Tree(tmp_path / 'pascal-voc' / part, year)
+            tree.add(year + part, ('dog', 2, 2, 20, 20))
+            tree.sets(**{part: [year + part]})
+    out = process_dataset.process(str(tmp_path / given), str(tmp_path / 'out'))
+    data = TrainingData(out)
+    assert (data.num_train, data.num_valid) == (2, 1) and bad_rows(out) == []
+    assert {data.image_path(index, 'train').split('pascal-voc/')[1] for index in range(2)} == {
+        'trainval/VOCdevkit/%s/JPEGImages/%strainval.jpg' % (year, year) for year in ('VOC2007', 'VOC2012')}
+    assert data.image_path(0, 'valid').endswith('pascal-voc/test/VOCdevkit/VOC2007/JPEGImages/VOC2007test.jpg')
+
+
 def test_other_layouts_are_told_what_to_move_where(tmp_path):
     (tmp_path / 'flat').mkdir()
     (tmp_path / 'flat' / 'a.xml').write_text(XML)

@@ -101,6 +101,16 @@ def test_every_documented_flag_is_accepted(tmp_path):
     assert train.parse_args(['--tensorboard-dir=/tb']).SUMMARY == '/tb'
 
 
+def test_vgg_that_lies_in_the_data_is_where_training_starts(tmp_path):
+    data = '--data_path=%s' % tmp_path
+    assert train.parse_args([data]).vgg_dir is None
+    for name in ('vgg', 'vgg_graph'):  # the published name wins
+        (tmp_path / name).mkdir()
+        assert train.parse_args([data]).vgg_dir == str(tmp_path / name)
+    assert train.parse_args([data, '--vgg-dir=/v']).vgg_dir == '/v'
+    assert train.parse_args([data, '--synthetic']).vgg_dir is None
+
+
 @pytest.mark.parametrize('words, said', [
     (['--lr-values=0.1;0.01'], 'found 2 rates for 2 boundaries'), (['--lr-values=0.1;x;0.01'], "found 'x'"),
     (['--lr-boundaries=400000;320000'], 'found 400000;320000, expected rising'),
