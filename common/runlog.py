@@ -50,7 +50,8 @@ def say(line):
         encoding = sys.stdout.encoding or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:  # nobody reads any more; or there is no room, but perhaps for the next line
-        sys.stdout = open(os.dup(sys.stdout.fileno()) if is_full_disk(error) else os.devnull, "w", encoding=encoding)
+        sys.stdout = (open(sys.stdout.fileno(), "w", encoding=encoding, closefd=False) if is_full_disk(error) else
+                      open(os.devnull, "w"))
 
 
 class RunLog:

@@ -90,6 +90,18 @@ def test_training_outlives_those_who_look_at_it(net, redirected, left):
     assert [line[:5] for line in ended.stdout.splitlines()] == left
 
 
+def test_a_failure_on_a_full_disk_names_it_though_the_log_has_no_room(net):
+    (net.net / 'out').mkdir()
+    if subprocess.call(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(net.net / 'out')],
+                       stderr=subprocess.DEVNULL):
+        pytest.skip('this user may not mount a small disk')
+    try:
+        code, said = net.run('--do=fail')
+        assert code == 1 and 'exit code 1; log: %s; its disk is full: free some space\n' % net.log() in said, said
+    finally:
+        subprocess.call(['umount', '--lazy', str(net.net / 'out')])
+
+
 def test_what_a_terminal_cannot_show_is_shown_in_another_way(net):
     code, said = net.run('--do=chinese', PYTHONIOENCODING='ascii')
     assert code == 0 and '\\u8bad\\u7ec3\n' in said and 'Final Performance' in said, said

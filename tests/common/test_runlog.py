@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Event lines, what is read back from them, and the throughput meter."""
 import json
+import subprocess
+import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 from common import logparse, runlog
 from tools import report
@@ -63,6 +66,64 @@ def test_a_run_that_was_all_warm_up_has_no_speed():
     meter = runlog.Throughput(images_per_step=10, warmup_steps=2)
     meter.step()
     assert meter.recent(1) == {} and meter.total(1) == {}
+
+
+class FullDisk:
+    """A file on a disk with room for some letters; what has no room waits, as in Python's own files."""
+
+    def __init__(self, room):
+        self.room, self.waiting, self.text = room, '', ''
+
+    def write(self, text):
+        self.waiting += text
+
+    def flush(self):
+        fits, self.waiting = self.waiting[:self.room], self.waiting[self.room:]
+        self.text, self.room = self.text + fits, self.room - len(fits)
+        if self.waiting:
+            raise OSError(28, 'No space left on device')
+
+    close = flush
+
+
+@pytest.mark.parametrize('error', [
+    OSError(28, 'No space left on device'), OSError(122, 'Disk quota exceeded'),
+    RuntimeError('/run/tb/events.out; No space left on device\n\tFailed to flush 1 events')])
+def test_a_full_disk_is_told_in_a_sentence_though_it_cannot_be_written(error, capsys, tmp_path):
+    log = runlog.RunLog(str(tmp_path))
+    log._file = FullDisk(10)
+    log.fail(error)
+    log.close()
+    line, = capsys.readouterr().out.splitlines()
+    assert '[fail] message="the run folder: expected room to write; found a full disk; free some space' in line
+    assert log._file.text == '{"time": 1'
+
+
+def test_lines_after_one_that_was_cut_short_are_whole(tmp_path):
+    (tmp_path / runlog.METRICS_FILE).write_text('{"event": "train", "st')
+    runlog.RunLog(str(tmp_path)).event(runlog.TRAIN, step=2)
+    assert json.loads((tmp_path / runlog.METRICS_FILE).read_text().splitlines()[1])['step'] == 2
+
+
+def test_what_a_full_disk_has_no_room_for_is_left_out_of_the_log():
+    """The lines that follow find room again, and the program's exit code is its own."""
+    code = ('import os, sys; from common import runlog\n'
+            'full, log = os.open("/dev/full", os.O_WRONLY), os.dup(1)\n'
+            'runlog.say("before"); os.dup2(full, 1); runlog.say("lost"); os.dup2(log, 1); runlog.say("after")\n'
+            'os.dup2(full, 1); runlog.say("lost"); sys.exit(3)')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ('before\nafter\n', '', 3)
+
+
+def test_tensorboard_reads_the_scalars(tmp_path):
+    import tensorflow.compat.v1 as tf
+    log = runlog.RunLog(str(tmp_path), tensorboard=str(tmp_path / 'tb'))
+    log.event(runlog.TRAIN, step=7, loss=1.5, images=3)
+    path, = (tmp_path / 'tb').iterdir()
+    events = list(tf.train.summary_iterator(str(path)))
+    assert path.name.startswith('events.out.tfevents.') and events[0].file_version == 'brain.Event:2'
+    assert [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value] == [
+        (7, 'train/loss', 1.5)]
 
 
 LOG = """noise

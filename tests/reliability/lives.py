@@ -35,6 +35,14 @@ def copy_tree(folder):
                         ignore=shutil.ignore_patterns('output*', 'prepared', '__pycache__', 'VOCdevkit'))
 
 
+def _parsed(line):
+    """The event in a line of metrics.jsonl; None in one that a full disk has cut short."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 class Life:
     """A run folder and the command that fills it, given as often as it takes.
 
@@ -159,7 +167,7 @@ class Life:
                 lines = file.read().split(b'\n')
         except OSError:
             return []
-        return [json.loads(line.decode()) for line in lines[:-1] if line.startswith(b'{')]
+        return [event for event in map(_parsed, lines[:-1]) if event]
 
     def newest(self):
         """The step of the newest whole checkpoint; 0 without one."""
@@ -190,7 +198,7 @@ class Life:
         events = self.events()
         done = events[-1]
         with open(os.path.join(self.folder, 'metrics.jsonl')) as lines:
-            every = [json.loads(line) for line in lines]  # each line is whole
+            every = [event for event in map(_parsed, lines) if event]
         figures = {event['step']: {key: value for key, value in event.items() if key != 'time'}
                    for event in every if event['event'] == 'eval'}
         losses = {event['step']: event['loss'] for event in every if event['event'] == 'train'}
