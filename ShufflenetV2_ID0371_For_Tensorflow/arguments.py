@@ -126,7 +126,7 @@ def _add_use_group(parser):
 
 def add_class_names(group):
     """Adds --class_names."""
-    group.add_argument("--class_names", type=_existing_file,
+    group.add_argument("--class_names", type=flags.existing_path,
                        help='JSON {class id: name} or {"0": [class id, name], ...} for the names that are printed')
 
 
@@ -141,10 +141,3 @@ def _file_name(text):
     if not text or os.path.basename(text) != text:
         raise argparse.ArgumentTypeError("found '%s', expected a file name; the folder is --log_dir" % text)
     return text
-
-
-def _existing_file(text):
-    path = flags.input_path(text)
-    if not os.path.isfile(path):
-        raise argparse.ArgumentTypeError("found no file %s" % (path or "''"))
-    return path

@@ -45,12 +45,12 @@ _counter = None  # of images done, shared with the worker processes
 def parse_args(argv=None):
     """The documented flags, and the published short ones."""
     parser = flags.Parser(prog="create_tfrecords.py", description=__doc__.split("\n")[0])
-    parser.add_argument("-m", "--metadata_file", type=flags.input_path, required=True,
+    parser.add_argument("-m", "--metadata_file", type=flags.existing_path, required=True,
                         help="training_metadata.csv or validation_metadata.csv")
     parser.add_argument("-o", "--output", type=flags.output_path, required=True,
                         help="gets train_shards/ or eval_shards/, unless that already is its last part")
-    parser.add_argument("-l", "--labels", type=flags.input_path, required=True, help="integer_encoding.json")
-    parser.add_argument("-b", "--boxes", type=flags.input_path, default="", help="boxes.npy of the training images")
+    parser.add_argument("-l", "--labels", type=flags.existing_path, required=True, help="integer_encoding.json")
+    parser.add_argument("-b", "--boxes", type=flags.existing_path, help="boxes.npy of the training images")
     parser.add_argument("-s", "--num_shards", type=flags.integer(1), default=1)
     parser.add_argument("--split", choices=("auto", "train", "eval"), default="auto",
                         help="which of the two folders; auto goes by the name of --metadata_file")

@@ -41,13 +41,14 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", type=flags.input_path, default=os.path.join(HERE, "data"),
                         help="folder with train/ and val/")
     parser.add_argument("--output", type=flags.output_path, default=os.curdir, help="folder for the tables")
-    parser.add_argument("--annotations", type=flags.input_path, help="folder with bounding-box XMLs; default "
+    parser.add_argument("--annotations", type=flags.existing_path, help="folder with bounding-box XMLs; default "
                         "annotations/ of --data_dir when it is there")
-    parser.add_argument("--val_ground_truth", type=flags.input_path,
+    parser.add_argument("--val_ground_truth", type=flags.existing_path,
                         help="classes of a flat val/: lines of class id, of file name and class id, or of numbers "
                              "from 1 (with --synsets); default a file in --data_dir or val/ named like ground_truth")
-    parser.add_argument("--synsets", type=flags.input_path, help="file whose line N begins with the class id number N")
-    parser.add_argument("--labels", type=flags.input_path,
+    parser.add_argument("--synsets", type=flags.existing_path,
+                        help="file whose line N begins with the class id number N")
+    parser.add_argument("--labels", type=flags.existing_path,
                         help="an integer_encoding.json to keep; default: class ids in sorted order are 0, 1, ...")
     return parser.parse_args(argv)
 

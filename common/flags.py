@@ -198,6 +198,14 @@ def input_path(text):
     return next((path for path in candidates if os.path.exists(path)), candidates[0]) if text else text
 
 
+def existing_path(text):
+    """A flag type: an input_path of something that is there, if only as the prefix of a checkpoint's files."""
+    path = input_path(text)
+    if not path or not any(os.path.exists(path + ending) for ending in ("", ".index", ".h5")):
+        raise argparse.ArgumentTypeError("found no file %s" % (path or "''"))
+    return path
+
+
 def output_path(text):
     """A flag type: a path to write. A relative one counts from where the user stands."""
     return os.path.abspath(os.path.join(os.environ.get("CALLED_FROM") or os.getcwd(), os.path.expanduser(text)))
@@ -262,7 +270,7 @@ def add_transfer_group(parser, parts):
       parts: what --freeze counts, first to last, e.g. ("conv1_x", "conv2_x").
     """
     group = parser.add_argument_group("transfer learning")
-    group.add_argument("--init_from", type=input_path, metavar="PATH",
+    group.add_argument("--init_from", type=existing_path, metavar="PATH",
                        help="start anew from these weights: a run, a checkpoint, or published weights (README); what "
                             "does not fit, as the head of other classes, begins anew. To continue a run: --resume")
     group.add_argument("--freeze", type=integer(0, len(parts)), default=0, metavar="N",
@@ -292,9 +300,9 @@ def add_device_group(parser, precision_mode):
     npu.add_argument("--profiling_dump_path", type=input_path,
                      help="existing folder for profiles; None: profiling/ in the run folder")
     parser.add_bool(npu, "--use_mixlist", False, help="use --mixlist_file; for the modes allow_mix_precision*")
-    npu.add_argument("--mixlist_file", type=input_path, help="JSON lists of operators for mixed precision")
+    npu.add_argument("--mixlist_file", type=existing_path, help="JSON lists of operators for mixed precision")
     parser.add_bool(npu, "--fusion_off_flag", False, help="use --fusion_off_file")
-    npu.add_argument("--fusion_off_file", type=input_path, help="fusion switches")
+    npu.add_argument("--fusion_off_file", type=existing_path, help="fusion switches")
     parser.add_bool(npu, "--autotune", False, help="refused on an NPU: its adapter no longer reads it; set AOE_MODE")
 
 

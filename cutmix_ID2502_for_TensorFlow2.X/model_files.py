@@ -153,6 +153,13 @@ def export(tf, folder, network):
     tf.saved_model.save(module, os.path.join(folder, "saved_model"), signatures=module.serve)
 
 
+def check_is_there(path):
+    """DataError unless something is at a path, if only an .h5 file that it is the prefix of."""
+    if not os.path.exists(path) and not os.path.exists(path + ".h5"):
+        raise DataError(path, "a run folder, a checkpoint, an .h5 file or a SavedModel", "nothing",
+                        "train first, or correct the path")
+
+
 def find_scores(tf, path, make_network, make_score_function):
     """The inference function behind a path.
 

@@ -191,10 +191,11 @@ def evaluate(parsed):
     if parsed.confusion_png:
         confusion.check_can_draw()
     data = load_data(parsed)
+    import model_files
+    model_files.check_is_there(parsed.checkpoint_dir)
     from common.runtime import open_runtime
     runtime = open_runtime(parsed, keras=True)
     import evaluation
-    import model_files
     import resnet
     scores, found, step = model_files.find_scores(
         runtime.tf, parsed.checkpoint_dir, resnet.resnet20,

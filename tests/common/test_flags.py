@@ -24,6 +24,20 @@ def test_a_boolean_means_what_it_says(words, value):
     assert parser().parse_args(words).synthetic is value
 
 
+def test_a_file_that_is_to_be_read_is_there(tmp_path, capsys):
+    for name in ('ops.json', 'model.index', 'model.h5', 'model.data-00000-of-00001'):
+        (tmp_path / name).write_text('')
+    made = parser()
+    flags.add_transfer_group(made, ('conv1', 'conv2'))
+    for flag in ('--mixlist_file', '--fusion_off_file', '--init_from'):
+        for name in ('ops.json', 'model', '.'):
+            assert getattr(made.parse_args(['%s=%s' % (flag, tmp_path / name)]), flag[2:])
+        for name in ('none', 'ops'):
+            with pytest.raises(SystemExit):
+                made.parse_args(['%s=%s' % (flag, tmp_path / name)])
+            assert '%s: found no file %s' % (flag, tmp_path / name) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('words, name, value', [
     (['--batch-size=8'], 'batch_size', 8), (['--batch_size', '8'], 'batch_size', 8),
     (['--train_epochs=3'], 'epochs', 3),

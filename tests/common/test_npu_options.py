@@ -38,7 +38,7 @@ def test_options_reach_the_field_that_the_adapter_reads(tmp_path):
 
 @pytest.mark.parametrize('words, said', [
     (['--over_dump'], '--data_dump_path'), (['--profiling', '--profiling_dump_path=/nowhere'], '/nowhere'),
-    (['--use_mixlist', '--mixlist_file=/nowhere'], '--mixlist_file'), (['--fusion_off_flag'], '--fusion_off_file'),
+    (['--use_mixlist', '--mixlist_file=/'], '--mixlist_file'), (['--fusion_off_flag'], '--fusion_off_file'),
     (['--use_mixlist', '--precision_mode=force_fp32', '--mixlist_file=FILE'], 'found force_fp32'),
     (['--use_mixlist', '--mixlist_file=BROKEN'], 'a JSON object'), (['--autotune'], 'AOE_MODE=2'),
     (['--over_dump', '--data_dump_flag'], 'one kind')])

@@ -19,12 +19,14 @@ IMAGES, STEPS_AN_EPOCH, STEPS, SAVE_EVERY = 24, 6, 24, 3  # one evaluation an ep
 EVENTS_A_SAVE = 16  # files opened, renamed, removed
 PATIENCE_SEC = 300  # for what comes next; a start takes 5 on a quiet machine
 
-Model = collections.namedtuple("Model", "folder data flags")
+NO_KERAS = {'TF_USE_LEGACY_KERAS': '1'}  # which takes a fifth of a start: TensorFlow looks for it when it is used
+Model = collections.namedtuple("Model", "folder data flags env")
 MODELS = {
-    'cspnet': Model('CSPNet_ID0840_for_TensorFlow', 'cifar10', []),
-    'cutmix': Model('cutmix_ID2502_for_TensorFlow2.X', 'cifar10', []),
-    'shufflenet': Model('ShufflenetV2_ID0371_For_Tensorflow', 'imagenet', ['--num_classes=10', '--prepare']),
-    'ssd': Model('SSD-VGG_ID1619_for_TensorFlow', 'voc', ['--preset=tiny', '--num_workers=1']),
+    'cspnet': Model('CSPNet_ID0840_for_TensorFlow', 'cifar10', [], NO_KERAS),
+    'cutmix': Model('cutmix_ID2502_for_TensorFlow2.X', 'cifar10', [], {}),
+    'shufflenet': Model('ShufflenetV2_ID0371_For_Tensorflow', 'imagenet', ['--num_classes=10', '--prepare'],
+                        NO_KERAS),
+    'ssd': Model('SSD-VGG_ID1619_for_TensorFlow', 'voc', ['--preset=tiny', '--num_workers=1'], NO_KERAS),
 }
 
 
@@ -78,7 +80,7 @@ class Life:
                 self._command, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
                 start_new_session=True, env=programs.environment(
                     LIFE=self.folder, RANK_SIZE=str(self.ranks), PYTHONPATH=os.pathsep.join(
-                        [programs.IN_PROGRAMS, os.path.dirname(self._cwd)]), **env))
+                        [programs.IN_PROGRAMS, os.path.dirname(self._cwd)]), **dict(self.model.env, **env)))
         self.began = time.monotonic()
 
     def said(self):

@@ -5,9 +5,11 @@
     KILLS_SEED=7 ...                            at other moments
     FIGURES=figures.json ...                    writes what happened, kill by kill
 
-Five kills hit each life, one of each kind of moment; every fifth life has two ranks.
+Ten kills hit a life of one rank, five one of two ranks, one or two of each kind of moment; of two lives of one rank a
+script starts the first, the other is train.py alone.
 """
 import glob
+import itertools
 import os
 import random
 import time
@@ -19,7 +21,18 @@ from common import checkpoint
 
 KILLS, SEED = int(os.environ.get('KILLS', 2)), os.environ.get('KILLS_SEED', '0')
 MOMENTS = ('start', 'training', 'save', 'evaluation', 'end')
-EACH = len(MOMENTS)
+
+
+def planned():
+    """(number, model, ranks, whether a script starts it, kills) of each life."""
+    left = KILLS
+    for number in itertools.count():
+        name, kind = list(lives.MODELS)[number % len(lives.MODELS)], number // len(lives.MODELS) % 3
+        kills = min(left, len(MOMENTS) * (1 if kind == 2 else 2))
+        if not kills:
+            return
+        yield number, name, 2 if kind == 2 else 1, kind != 1, kills
+        left -= kills
 
 
 def came(life, moment, chance, usual):
@@ -43,11 +56,9 @@ def came(life, moment, chance, usual):
     return True
 
 
-@pytest.mark.parametrize('number', range(-(-KILLS // EACH)))
-def test_a_killed_run_ends_as_an_undisturbed_one(number, new_life, undisturbed, note):
-    chance = random.Random('%s %d' % (SEED, number))
-    name, ranks = list(lives.MODELS)[number % len(lives.MODELS)], 2 if number % 5 == 4 else 1
-    usual, by_script = undisturbed(name, ranks), ranks > 1 or number % 2 == 0
+@pytest.mark.parametrize('number, name, ranks, by_script, kills', planned())
+def test_a_killed_run_ends_as_an_undisturbed_one(number, name, ranks, by_script, kills, new_life, undisturbed, note):
+    chance, usual = random.Random('%s %d' % (SEED, number)), undisturbed(name, ranks)
     life, aside = new_life(name, ranks, by_script), 0
 
     def check_result():
@@ -56,8 +67,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(number, new_life, undisturbed, 
         assert life.result() == usual.result, life.told()
         aside += 1
 
-    moments = chance.sample(MOMENTS, EACH)
-    for moment in moments[:KILLS - number * EACH]:
+    moments = [moment for _ in range(2) for moment in chance.sample(MOMENTS, len(MOMENTS))]
+    for moment in moments[:kills]:
         while not came(life, moment, chance, usual):
             assert life.wait_for_end() == 0, life.told()
             check_result()
