@@ -111,7 +111,7 @@ class Life:
                 pass
         return None
 
-    def wait_until(self, condition, pause_sec=0.004):
+    def wait_until(self, condition, pause_sec=0.01):
         """Whether condition() came true before the command ended."""
         deadline = time.monotonic() + PATIENCE_SEC
         while not condition():
@@ -127,7 +127,7 @@ class Life:
         while self.process.poll() is None or self.processes():
             assert time.monotonic() < deadline, 'no end after %d s: %s\n%s' % (
                 PATIENCE_SEC, self.processes(), self.told())
-            time.sleep(0.02)
+            time.sleep(0.1)
         return self.process.returncode
 
     def kill(self, pids=None):

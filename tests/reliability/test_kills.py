@@ -42,7 +42,7 @@ def came(life, moment, chance, usual):
     step = first + chance.randint(1, soon)
     if moment == 'save':
         life.start(FILE_EVENT=str(chance.randint(1, lives.EVENTS_A_SAVE * -(-soon // lives.SAVE_EVERY))))
-        return life.wait_until(life.stopped, 0.02)
+        return life.wait_until(life.stopped, 0.05)
     life.start()
     if moment == 'start':
         at = life.began + chance.uniform(0, usual.start_sec)
@@ -56,7 +56,7 @@ def came(life, moment, chance, usual):
     return True
 
 
-@pytest.mark.parametrize('number, name, ranks, by_script, kills', planned())
+@pytest.mark.parametrize('number, name, ranks, by_script, kills', list(planned()))
 def test_a_killed_run_ends_as_an_undisturbed_one(number, name, ranks, by_script, kills, new_life, undisturbed, note):
     chance, usual = random.Random('%s %d' % (SEED, number)), undisturbed(name, ranks)
     life, aside = new_life(name, ranks, by_script), 0
