@@ -119,8 +119,8 @@ def detect(parsed):
             boxes_px = boxes_xyxy * (image.shape[1::-1] * 2)
             entries.append(_entry(path, image, boxes_px, class_ids, confidences, description["classes"]))
             if parsed.pictures:
-                _draw(image, boxes_px, class_ids, confidences, description["classes"])
-                cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), image)
+                drawn = _drawn(image, boxes_px, class_ids, confidences, description["classes"])
+                cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), drawn)
             bar.update()
     bar.close()
     files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(entries, indent=1))
@@ -138,12 +138,12 @@ def _entry(path, image, boxes_px, class_ids, confidences, classes):
         for class_id, confidence, box in zip(class_ids, confidences, boxes_px)]}
 
 
-def _draw(image, boxes_px, class_ids, confidences, classes):
-    """Draws detections onto an image, in place."""
-    from utils import class_colours, draw_boxes
+def _drawn(image, boxes_px, class_ids, confidences, classes):
+    """An image with detections on it."""
+    from utils import annotated, class_colours
     colours = class_colours(len(classes))
     captions = ["%s %.2f" % (classes[class_id], confidence) for class_id, confidence in zip(class_ids, confidences)]
-    draw_boxes(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
+    return annotated(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
 
 
 def _free_name(path, taken):

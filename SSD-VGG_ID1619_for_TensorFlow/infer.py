@@ -1,23 +1,30 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates a checkpoint on Pascal VOC: AP of every class, result files for the development kit, annotated pictures.
+"""Evaluates a checkpoint on Pascal VOC: AP and curve of every class, result files for the development kit, what went
+wrong in which image.
 
     python infer.py --data_path=DIR --checkpoint=test/output/0 --pictures=20
 
 Checkpoints of the published TensorFlow reference work as well: give their path prefix.
 """
+import csv
+import importlib.util
 import os
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
 import ssdutils  # noqa: E402
 from common import checkpoint, flags, runlog  # noqa: E402
-from common.files import DataError, prepare_output_dir  # noqa: E402
+from common.files import DataError, prepare_output_dir, whole_folder  # noqa: E402
 from data_queue import BatchQueue  # noqa: E402
 
 CONFIDENCE, IOU = 0.01, 0.5  # of the VOC rule: what is counted as a detection, and what as found
+CURVES_FILE, IMAGES_FILE, PICTURES_FOLDER = "precision_recall.png", "images.csv", "pictures"
+# BGR, of detections; of objects for "missed". Difficult objects count neither way.
+_COLOURS = {"correct": (60, 170, 0), "false": (40, 40, 230), "missed": (0, 190, 255), "difficult": (160, 160, 160)}
 _FEW_IMAGES = 100  # fewer than these are not worth starting processes
 
 
@@ -34,9 +41,10 @@ def parse_args(argv=None):
     parser.add_argument("--num_workers", type=flags.integer(0), default=os.cpu_count() or 1,
                         help="processes that read images")
     parser.add_argument("--pictures", type=flags.integer(0), default=0, metavar="N",
-                        help="draw the detections of the first N images")
+                        help="draw the N images with most false and missed boxes")
     parser.add_argument("--confidence", type=flags.number(above=0, below=1), default=0.5,
                         help="from which a detection is drawn; the figures count all above %g" % CONFIDENCE)
+    parser.add_bool(parser, "--coco", False, help="COCO's AP, too, by pycocotools")
     parser.add_argument("--output_path", type=flags.output_path,
                         help="folder for result files and pictures; default infer/ in the run folder of train.py")
     flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
@@ -109,10 +117,13 @@ def figures(result):
 
 def run(parsed):
     """Prints the [eval] line and the table of classes; returns 0."""
+    if parsed.coco and importlib.util.find_spec("pycocotools") is None:
+        raise DataError("--coco", "the package pycocotools", "no such package", "python -m pip install pycocotools")
     # Data
     import process_dataset
     import weights
-    from pascal_summary import FILE_NAME, PascalSummary, table
+    from average_precision import CocoPrecision
+    from pascal_summary import FILE_NAME, PascalSummary, draw_curves, table
     from training_data import TrainingData
     data = TrainingData(process_dataset.prepare(parsed.data_path))
     images = min(data.num_images(parsed.eval_set), parsed.eval_images or sys.maxsize)
@@ -137,44 +148,86 @@ def run(parsed):
     weights.restore(tf, session, prefix, preset.name)
 
     # Figures
-    summary = PascalSummary(data.classes)
+    summary, coco, judged = PascalSummary(data.classes), CocoPrecision(data.num_classes) if parsed.coco else None, []
 
     def watched():
-        """detections(), each one also written down and, for the first images, drawn."""
+        """detections(), each one also written down."""
         for one in detections(session, image_input, result, preset, data, parsed.eval_set, images, parsed.num_workers):
-            index = one[0]
-            path = data.image_path(index, parsed.eval_set)
-            summary.add(os.path.splitext(os.path.basename(path))[0], data.size_px(index, parsed.eval_set), *one[1:])
-            if index < parsed.pictures:
-                _draw(data, parsed, *one)
+            index, size_px = one[0], data.size_px(one[0], parsed.eval_set)
+            summary.add(_name(data, index, parsed), size_px, *one[1:])
+            if coco:
+                coco.add(size_px, *one[1:], *data.truth(index, parsed.eval_set))
+            judged.append((index, _marks(data, parsed, *one)))
             yield one
 
     found = evaluate(watched(), data, parsed.eval_set)
+    by_coco = coco.result() if coco else None
     runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), set=parsed.eval_set, images=images,
-                            precision="float32", **figures(found))
-    print(table(data.classes, found))
+                          precision="float32", **figures(found), **_coco_figures(by_coco))
+    print(table(data.classes, found, by_coco))
     print("checkpoint: %s" % prefix)
     summary.write(parsed.output_path)
     print("result files: %s" % os.path.join(parsed.output_path, FILE_NAME % "*"))
-    if parsed.pictures:
-        print("pictures: %s" % os.path.join(parsed.output_path, "pictures"))
+    draw_curves(data.classes, found, parsed.confidence, os.path.join(parsed.output_path, CURVES_FILE))
+    print("curves: %s" % os.path.join(parsed.output_path, CURVES_FILE))
+    _show_images(data, parsed, judged)
     return 0
 
 
-def _draw(data, parsed, index, boxes_xyxy, class_ids, confidences):
-    """Writes pictures/<image>.jpg with the detections that are confident enough."""
+def _name(data, index, parsed):
+    return os.path.splitext(os.path.basename(data.image_path(index, parsed.eval_set)))[0]
+
+
+def _coco_figures(result):
+    """Fields for an [eval] line of a CocoResult, those without objects left out."""
+    return {} if result is None else {"coco_" + name: value for name, value in result._asdict().items()
+                                      if isinstance(value, float) and value == value}
+
+
+def _marks(data, parsed, index, boxes_xyxy, class_ids, confidences):
+    """[(box_xyxy_px, caption, name in _COLOURS)] of the detections that are confident enough, and of missed objects."""
+    from average_precision import FALSE, IGNORED, TRUE, judge
+    shown = confidences >= parsed.confidence
+    boxes_xyxy, class_ids, confidences = boxes_xyxy[shown], class_ids[shown], confidences[shown]
+    truth = data.truth(index, parsed.eval_set)
+    verdicts, found = judge(boxes_xyxy, class_ids, confidences, *truth, iou_threshold=IOU)
+    names, size_px = {TRUE: "correct", FALSE: "false", IGNORED: "difficult"}, data.size_px(index, parsed.eval_set) * 2
+    marks = [(box * size_px, "%s %.2f" % (data.classes[class_id], confidence), names[verdict])
+             for box, class_id, confidence, verdict in zip(boxes_xyxy, class_ids, confidences, verdicts.tolist())]
+    marks += [(box * size_px, data.classes[class_id], "missed") for box, class_id, hard, was_found in zip(*truth, found)
+              if not hard and not was_found]
+    return [(box_px, caption + (" " + mark) * (mark != "correct"), mark) for box_px, caption, mark in marks]
+
+
+def _show_images(data, parsed, judged):
+    """Writes images.csv, what is right and wrong in every image, the worst first; draws as many as are asked for.
+
+    Args:
+      judged: [(index of the image, its _marks())].
+    """
     import cv2
 
-    from utils import class_colours, draw_boxes
-    image = data.image(index, parsed.eval_set)
-    shown = confidences >= parsed.confidence
-    colours = class_colours(data.num_classes)
-    draw_boxes(image, boxes_xyxy[shown] * (data.size_px(index, parsed.eval_set) * 2),
-               ["%s %.2f" % (data.classes[class_id], confidence) for class_id, confidence in zip(
-                   class_ids[shown], confidences[shown])], [colours[class_id] for class_id in class_ids[shown]])
-    name = os.path.splitext(os.path.basename(data.image_path(index, parsed.eval_set)))[0] + ".jpg"
-    os.makedirs(os.path.join(parsed.output_path, "pictures"), exist_ok=True)
-    cv2.imwrite(os.path.join(parsed.output_path, "pictures", name), image)
+    from utils import annotated
+
+    def counts(marks):
+        return [sum(name == mark for _, _, mark in marks) for name in _COLOURS]
+
+    judged = sorted(judged, key=lambda one: -sum(counts(one[1])[1:3]))  # false and missed
+    path = os.path.join(parsed.output_path, IMAGES_FILE)
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([["image"] + list(_COLOURS)] + [
+            [_name(data, index, parsed)] + counts(marks) for index, marks in judged])
+    print("images, worst first: %s" % path)
+    if not parsed.pictures:
+        return
+    folder = os.path.join(parsed.output_path, PICTURES_FOLDER)
+    with whole_folder(folder, {"made": time.time()}, "SSD-VGG infer.py") as fresh:  # the time: always anew
+        for place, (index, marks) in enumerate(judged[:parsed.pictures], 1):
+            boxes_px, captions, names = zip(*marks) if marks else ((), (), ())
+            drawn = annotated(data.image(index, parsed.eval_set), boxes_px, captions,
+                              [_COLOURS[name] for name in names])
+            cv2.imwrite(os.path.join(fresh, "%04d-%s.jpg" % (place, _name(data, index, parsed))), drawn)
+    print("pictures, worst first; green: correct, red: false, yellow: missed, grey: difficult: %s" % folder)
 
 
 def main(argv=None):

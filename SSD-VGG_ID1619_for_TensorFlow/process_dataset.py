@@ -277,16 +277,15 @@ def _annotate(folder, count):
     """Draws the boxes onto `count` training pictures, spread over the list; difficult ones are marked."""
     import cv2
 
-    from utils import class_colours, draw_boxes
+    from utils import annotated, class_colours
     data = TrainingData(folder)
     os.makedirs(os.path.join(folder, ANNOTATED_FOLDER), exist_ok=True)
     colours = class_colours(data.num_classes)
     for index in np.unique(np.linspace(0, data.num_train - 1, min(count, data.num_train)).astype(int)).tolist():
-        image = data.image(index, "train")
         boxes_px, class_ids, difficult = data.objects_px(index, "train")
         captions = [data.classes[class_id] + " (difficult)" * hard
                     for class_id, hard in zip(class_ids.tolist(), difficult.tolist())]
-        draw_boxes(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
+        image = annotated(data.image(index, "train"), boxes_px, captions, [colours[one] for one in class_ids])
         name = os.path.relpath(data.image_path(index, "train"), data.root).replace(os.sep, "_")
         cv2.imwrite(os.path.join(folder, ANNOTATED_FOLDER, os.path.splitext(name)[0] + ".jpg"), image)
 

@@ -2,13 +2,16 @@
 """Pictures read, and boxes drawn on them."""
 import colorsys
 import contextlib
+import functools
 import io
+import os
 import warnings
 
 import cv2
 import numpy as np
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_LEGIBLE_PX = 240  # the least shorter side of a picture with captions
 _MOST_PIXELS = 100 * 1000 * 1000  # several copies of which fit into 2 GB
 
 
@@ -89,32 +92,94 @@ def class_colours(count):
             for number in range(count)]
 
 
-def draw_boxes(image, boxes_xyxy_px, captions, colours):
-    """Draws boxes with captions onto an image, in place.
+def annotated(image, boxes_xyxy_px, captions, colours):
+    """A picture with boxes on it. A small one is enlarged, so that captions can be read and do not hide it.
 
     Args:
       image: uint8 [H, W, 3] BGR.
       boxes_xyxy_px: float [G, 4], 0-based, half-open.
-      captions: G strings; "" draws none.
+      captions: G strings, which are given the free places in this order; "" draws none.
       colours: G tuples (blue, green, red).
+    Returns:
+      uint8 [k H, k W, 3] BGR, k an integer >= 1.
     """
+    larger = max(1, min(-(-_LEGIBLE_PX // min(image.shape[:2])), 4 * _LEGIBLE_PX // max(image.shape[:2])))
+    image = cv2.resize(image, None, fx=larger, fy=larger, interpolation=cv2.INTER_CUBIC)
     height_px, width_px = image.shape[:2]
     line_px = max(2, round(min(height_px, width_px) / 200))
-    scale = max(0.42, min(height_px, width_px) / 1000)
-    boxes = np.round(np.asarray(boxes_xyxy_px)).astype(int).tolist()
-    for (left, top, right, bottom), colour in zip(boxes, colours):
-        cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, line_px)
-    for (left, top, _, bottom), caption, colour in zip(boxes, captions, colours):  # last, so that no box crosses a text
-        if not caption:
-            continue
-        (text_width, text_height), below = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        tall = text_height + below + 2
-        x = max(0, min(left, width_px - text_width - 4))
-        if top >= tall:  # above the box, else below it, else inside
-            above = top - tall
-        else:
-            above = bottom if bottom + tall <= height_px else max(0, top) + line_px
-        cv2.rectangle(image, (x, above), (x + text_width + 3, above + tall - 1), colour, -1)
-        dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] < 140
-        cv2.putText(image, caption, (x + 2, above + 1 + text_height), cv2.FONT_HERSHEY_SIMPLEX, scale,
-                    (255,) * 3 if dark else (0,) * 3, 1, cv2.LINE_AA)
+    boxes = np.round(np.asarray(boxes_xyxy_px).reshape(-1, 4) * larger).astype(int)
+    boxes = np.clip(boxes, 0, [width_px, height_px] * 2)
+    edge_px = max(1, line_px // 6)  # dark, on both sides of the line
+    for box, colour in zip(boxes, colours):
+        _frame(image, box + np.repeat([-edge_px, edge_px], 2), line_px + 2 * edge_px, (0, 0, 0))
+        _frame(image, box, line_px, colour)
+    taken = []
+    for box, caption, colour in zip(boxes.tolist(), captions, colours):  # last, so that no box crosses a text
+        if caption:
+            label = _label(caption, colour, max(12, min(height_px, width_px) // 36), (width_px, height_px))
+            x, y = _free_place(box, label.shape[1::-1], taken, (width_px, height_px))
+            image[y:y + label.shape[0], x:x + label.shape[1]] = label
+            taken.append((x, y, x + label.shape[1], y + label.shape[0]))
+    return image
+
+
+def _frame(image, box_xyxy, line_px, colour):
+    """Fills the border of a box, line_px wide, in place."""
+    left, top, right, bottom = np.maximum(box_xyxy, 0)
+    inner_right, inner_bottom = max(0, right - line_px), max(0, bottom - line_px)
+    image[top:top + line_px, left:right] = image[inner_bottom:bottom, left:right] = colour
+    image[top:bottom, left:left + line_px] = image[top:bottom, inner_right:right] = colour
+
+
+def _label(caption, colour, font_px, at_most_px):
+    """A caption on a ground of its colour, no larger than at_most_px (width, height): uint8 [h, w, 3] BGR."""
+    from PIL import Image, ImageDraw
+    text = " ".join(caption.split())
+    font = _font(font_path(text), font_px)
+    if font.getlength(text) + font_px > at_most_px[0]:
+        font_px = max(8, int(font_px * at_most_px[0] / (font.getlength(text) + font_px)))
+        font = _font(font_path(text), font_px)
+    while len(text) > 1 and font.getlength(text) + font_px > at_most_px[0]:
+        text = text[:-2].rstrip() + "\u2026"
+    size = int(font.getlength(text)) + font_px, sum(font.getmetrics()) + font_px // 4
+    blue, green, red = colour
+    dark = 0.114 * blue + 0.587 * green + 0.299 * red < 140
+    label = Image.new("RGB", [min(side, most) for side, most in zip(size, at_most_px)], (red, green, blue))
+    ImageDraw.Draw(label).text((font_px // 2, font_px // 8), text, (255,) * 3 if dark else (0,) * 3, font)
+    return np.asarray(label)[..., ::-1]
+
+
+def _free_place(box, size, taken, within):
+    """(x, y) for a label where no other one is: above its box, below, or from its top down; above if all is taken."""
+    left, top, _, bottom = box
+    x = max(0, min(left, within[0] - size[0]))
+    for y in [top - size[1], bottom] + list(range(top, within[1], size[1])):
+        if 0 <= y <= within[1] - size[1] and not any(
+                x < right and x + size[0] > other_left and y < other_bottom and y + size[1] > other_top
+                for other_left, other_top, right, other_bottom in taken):
+            return x, y
+    return x, max(0, min(top - size[1], within[1] - size[1]))
+
+
+@functools.lru_cache(maxsize=16)
+def _font(path, font_px):
+    from PIL import ImageFont
+    return ImageFont.truetype(path, font_px)
+
+
+def font_path(text):
+    """Path of a font that has the letters of a text: matplotlib's, else one of the machine's, matplotlib's if none."""
+    return _font_with("".join(sorted({letter for letter in text if not letter.isspace() and ord(letter) > 127})))
+
+
+@functools.lru_cache(maxsize=None)
+def _font_with(letters):
+    import matplotlib
+    ours = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    if letters:
+        from matplotlib import font_manager, ft2font
+        for path in [ours] + sorted(font_manager.findSystemFonts()):
+            with contextlib.suppress(RuntimeError, OSError):  # of files that are no fonts
+                if {ord(letter) for letter in letters} <= set(ft2font.FT2Font(path).get_charmap()):
+                    return path
+    return ours

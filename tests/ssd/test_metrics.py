@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average precision against a hand-worked case, plain loops and pycocotools; the development kit's files."""
-import contextlib
-import io
+"""Average precision against a hand-worked case, plain loops and pycocotools; COCO's; result files, table, curves."""
 import os
 import sys
 
@@ -13,7 +11,17 @@ sys.path.insert(0, os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow'))
 
 import infer  # noqa: E402
 import pascal_summary  # noqa: E402
-from average_precision import AveragePrecision, area, eleven_point  # noqa: E402
+from average_precision import (  # noqa: E402
+    FALSE,
+    IGNORED,
+    TRUE,
+    AveragePrecision,
+    CocoPrecision,
+    CocoResult,
+    area,
+    eleven_point,
+    judge,
+)
 
 pytestmark = pytest.mark.smoke
 NOTHING = (np.zeros((0, 4)), [], [])
@@ -36,6 +44,16 @@ def test_a_case_worked_by_hand():
     assert result.ap_11_point[0] == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)  # at 0, 0.1, 0.2; at 0.3, 0.4, 0.5
     assert result.objects.tolist() == [4, 0] and np.isnan(result.ap_area[1]) and np.isnan(result.ap_11_point[1])
     assert result.map_area == result.ap_area[0] and result.map_11_point == result.ap_11_point[0]
+
+
+def test_a_verdict_for_every_detection_and_object_of_an_image():
+    verdicts, found = judge(boxes(200, 1, 50, 2), [0, 0, 0, 1], [0.5, 0.6, 0.8, 0.9], boxes(0, 100, 200, 1),
+                            [0, 0, 0, 1], [False, False, True, False])
+    assert verdicts.tolist() == [IGNORED, TRUE, FALSE, TRUE] and found.tolist() == [True, False, True, True]
+    verdicts, found = judge(boxes(3, 1), [0, 0], [0.5, 0.5], boxes(0), [0], [False])  # of equal ones the first counts
+    assert verdicts.tolist() == [TRUE, FALSE] and found.tolist() == [True]
+    assert [part.tolist() for part in judge(*NOTHING, boxes(0), [0], [False])] == [[], [False]]
+    assert [part.tolist() for part in judge(boxes(0), [0], [0.5], *NOTHING)] == [[FALSE], []]
 
 
 def test_an_overlap_of_exactly_half_finds_the_object():
@@ -160,37 +178,47 @@ def test_pycocotools_agrees():
     detection on to the other object, so truths are kept apart here.
     """
     pytest.importorskip('pycocotools')
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-    ap, truth, detections = AveragePrecision(4), [], []
-    images = random_images(9, images=60)
-    for number, (found, ids, scores, truths, truth_ids, _) in enumerate(images, 1):
+    ap, coco = AveragePrecision(4), CocoPrecision(4)
+    for found, ids, scores, truths, truth_ids, _ in random_images(9, images=60):
         apart = [one for one in range(len(truths)) if not any(
             max(truths[one][0], truths[other][0]) < min(truths[one][2], truths[other][2])
             and max(truths[one][1], truths[other][1]) < min(truths[one][3], truths[other][3]) for other in range(one))]
-        truths, truth_ids = truths[apart], truth_ids[apart]
-        ap.add(found, ids, scores, truths, truth_ids, np.zeros(len(truths), bool))
-        for box, class_id in zip(truths.tolist(), truth_ids.tolist()):
-            width, height = box[2] - box[0], box[3] - box[1]
-            truth.append({'id': len(truth) + 1, 'image_id': number, 'category_id': class_id + 1, 'iscrowd': 0,
-                          'bbox': [box[0], box[1], width, height], 'area': width * height})
-        for box, class_id, score in zip(found.tolist(), ids.tolist(), scores.tolist()):
-            detections.append({'image_id': number, 'category_id': class_id + 1, 'score': score,
-                               'bbox': [box[0], box[1], box[2] - box[0], box[3] - box[1]]})
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {'images': [{'id': number} for number in range(1, len(images) + 1)], 'annotations': truth,
-                        'categories': [{'id': number} for number in range(1, 5)], 'info': {}}
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(detections), 'bbox')
-        evaluation.params.iouThrs = np.array([0.5])
-        evaluation.params.maxDets = [1000]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    theirs = evaluation.eval['precision'][0, :, :, 0, 0].mean(0)
-    ours = ap.result()
+        objects = truths[apart], truth_ids[apart], np.zeros(len(apart), bool)
+        ap.add(found, ids, scores, *objects)
+        coco.add((1, 1), found, ids, scores, *objects)
+    ours, theirs = ap.result(), coco.result()
     assert 0.3 < ours.map_area < 0.98
-    np.testing.assert_allclose(ours.ap_area, theirs, atol=0.01)
+    assert ours.map_area == pytest.approx(theirs.ap_50, abs=0.01) and theirs.ap_75 < theirs.ap_50
+    assert theirs.ap == pytest.approx(theirs.ap_by_class.mean()) and 0 < theirs.ap < theirs.ap_50
+
+
+def test_cocos_ap_of_cases_worked_by_hand():
+    pytest.importorskip('pycocotools')
+    nothing = np.zeros((0, 4)), [], []
+    objects = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1], [0, 0, 0.1, 0.1]]), [0, 1, 2], [False, False, True]
+
+    def result(*detections):
+        coco = CocoPrecision(3)
+        coco.add((100, 80), *detections, *objects)
+        coco.add((100, 80), *nothing, *nothing)
+        return coco.result()
+    one = result(np.array([[0, 0, 0.5, 0.77]]), [0], [0.9])  # an overlap of 0.77 is enough six times of ten
+    assert one.ap_by_class.tolist()[:2] == [pytest.approx(0.6), 0] and one.ap == pytest.approx(0.3)
+    assert (one.ap_50, one.ap_75) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert one.ap_medium == pytest.approx(0.3) and np.isnan([one.ap_by_class[2], one.ap_small, one.ap_large]).all()
+    assert result(*nothing).ap == 0  # without one detection
+
+
+def test_curves_are_drawn_also_with_names_that_are_markup(tmp_path):
+    pytest.importorskip('matplotlib')
+    from PIL import Image
+    ap = AveragePrecision(30)
+    for class_id in range(30):
+        ap.add(boxes(0, 100), [class_id] * 2, [0.9, 0.4], boxes(0), [class_id], [False])
+    pascal_summary.draw_curves(['$a^', '螺母_$'] + ['class %d' % number for number in range(28)], ap.result(), 0.5,
+                               str(tmp_path / 'curves.png'))
+    pascal_summary.draw_curves(['cat'], AveragePrecision(1).result(), 0.5, str(tmp_path / 'empty.png'))
+    assert Image.open(str(tmp_path / 'curves.png')).size[0] > 800 and Image.open(str(tmp_path / 'empty.png')).size
 
 
 def test_the_kits_files_hold_what_was_detected(tmp_path):
@@ -220,6 +248,9 @@ def test_the_table_names_every_class():
     lines = pascal_summary.table(('cat', 'diningtable'), ap.result()).split('\n')
     assert [line.split() for line in lines[1:]] == [
         ['cat', '2', '0.5000', '0.5455'], ['diningtable', '0', '-', '-'], ['mAP', '2', '0.5000', '0.5455']]
+    coco = CocoResult(0.25, np.array([0.25, np.nan]), *[0.0] * 5)
+    lines = pascal_summary.table(('cat', 'diningtable'), ap.result(), coco).split('\n')
+    assert [line.split()[4:] for line in lines] == [['AP', '(11-point)', 'AP', '(COCO)'], ['0.2500'], ['-'], ['0.2500']]
 
 
 def test_detections_of_two_ranks_come_together_in_the_order_of_the_images():

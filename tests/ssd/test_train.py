@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """train.py, infer.py, export_model.py, detect.py and the scripts as a user runs them, with a small network."""
+import csv
 import glob
+import importlib.util
 import json
 import os
 import shlex
@@ -198,7 +200,8 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
 
     # 3 divides 11 as little as 8 does: every image counts once, whatever the last batch is filled up with.
     code, found = here(infer, '--checkpoint=%s' % folder, '--data_path=%s' % data, '--batch_size=3',
-                      '--pictures=2', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'))
+                      '--pictures=2', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'),
+                      *['--coco'] * bool(importlib.util.find_spec('pycocotools')))
     assert code == 0, found
     again = event(found, 'eval')
     for key in ('step', 'images', 'objects'):
@@ -211,7 +214,17 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
     lines = [[os.path.basename(path)[len('comp4_det_test_'):-len('.txt')]] + line.split()
              for path in files for line in open(path)]
     assert lines and len({line[1] for line in lines}) <= 11 and all(float(line[2]) > 0.01 for line in lines)
-    assert len(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == 2
+    with open(str(tmp_path / 'infer' / 'images.csv'), newline='') as file:
+        rows = list(csv.DictReader(file))
+    wrong = [int(row['false']) + int(row['missed']) for row in rows]
+    assert len({row['image'] for row in rows}) == 11 and wrong == sorted(wrong, reverse=True)
+    assert sum(int(row['correct']) + int(row['missed']) for row in rows) == int(wanted['objects'])
+    assert sum(int(row['correct']) + int(row['false']) for row in rows) == len(lines)
+    assert sorted(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == ['.whole.json'] + [
+        '%04d-%s.jpg' % (place, rows[place - 1]['image']) for place in (1, 2)]
+    assert (tmp_path / 'infer' / 'precision_recall.png').exists()
+    if importlib.util.find_spec('pycocotools'):
+        assert 'AP (COCO)' in found and 0 <= float(again['coco_ap']) <= float(again['coco_ap_50'])
     code, few = here(infer, '--checkpoint=%s' % folder, '--best', '--data_path=%s' % data, '--eval_set=train',
                      '--eval_images=3', '--output_path=%s' % (tmp_path / 'few'))
     best = json.loads((folder / 'ckpt' / 'best.json').read_text())
@@ -472,6 +485,14 @@ def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, here):
     assert 'expected a finite number' in message
     newest = message.split('last whole checkpoint is ')[1].split(';')[0]
     assert newest == 'none yet' or os.path.exists(newest + '.index')
+
+
+def test_without_pycocotools_cocos_ap_is_refused_at_once(data, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert infer.main(['--coco', '--checkpoint=%s' % run[2], '--data_path=%s' % data]) == 1
+    said = capsys.readouterr()
+    line, = [line for line in (said.out + said.err).splitlines() if '[fail]' in line]
+    assert '--coco: expected the package pycocotools' in line and 'pip install pycocotools' in line
 
 
 def test_an_image_that_is_gone_stops_the_run_with_its_name(tree, tmp_path, here):
