@@ -336,3 +336,31 @@ def test_an_evaluation_adds_up_batches_and_takes_nan_for_no_class():
     figures, guesses = evaluation.score(lambda fetches: next(fetched), 'tensors', 'start', 2)
     assert figures == {'images': 3, 'loss': 4 / 3, 'top1': 1 / 3, 'top5': 1.0}
     assert guesses.tolist() == [[1, -1, 0], [1, 1, 1]]
+
+
+@smoke
+def test_what_is_frozen_stays_and_costs_no_gradient(runtime):
+    random = np.random.RandomState(0)
+    images, labels = random.randint(0, 256, (4, 64, 64, 3)).astype(np.uint8), np.array([0, 1, 2, 3], np.int32)
+    scores = architecture.logits(tf.constant(images), True, 10, freeze=3)
+    loss = model.smoothed_cross_entropy(scores, tf.constant(labels), 0.1)
+    forward = len(tf.get_default_graph().get_operations())
+    averages = model.make_averages(0.9)
+    update = model.update_op(loss, tf.constant(0.1), 0.9, 4e-5, averages, runtime.wrap_optimizer)
+    averaged = model.averaged_logits(tf.constant(images), averages, classes=10)
+    frozen = ('ShuffleNetV2/Conv1/', 'ShuffleNetV2/Stage2/', 'ShuffleNetV2/Stage3/')
+    behind = [operation for operation in tf.get_default_graph().get_operations()[forward:]
+              if operation.name.startswith(tuple('gradients/' + name for name in frozen))]
+    assert not behind, behind[:3]
+    assert any(operation.name.startswith('gradients/ShuffleNetV2/Stage4/')
+               for operation in tf.get_default_graph().get_operations())
+    variables = model.network_variables()
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        before = session.run(variables)
+        session.run(update)
+        after = session.run(variables)
+        assert np.isfinite(session.run(averaged)).all()
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {name for name in variables if not name.startswith(frozen)}
+    assert not [v.op.name for v in tf.global_variables() if v.op.name.startswith(frozen) and v.op.name not in variables]
