@@ -138,8 +138,10 @@ def _choose_device(tf, wanted):
         return "npu", "asked, by %s" % package if wanted == "npu" else "%s is installed" % package
     if wanted == "gpu" or gpus:
         return "gpu", "asked" if wanted == "gpu" else "%d GPU(s) found" % len(gpus)
-    if found:
-        return "cpu", "asked" if wanted == "cpu" else "%s is not for TensorFlow %s, no GPU" % (found[0], release)
+    if found and wanted == "auto":  # somebody has an NPU, and would wait days for a CPU
+        raise DataError("--device=auto", " or ".join("TensorFlow %s with %s" % one for one in npu.ADAPTERS.items()),
+                        "%s with TensorFlow %s" % (" and ".join(found), tf.__version__),
+                        "install the one that fits (docs/ascend.md), or give --device=cpu")
     return "cpu", "asked" if wanted == "cpu" else "no NPU package, no GPU"
 
 

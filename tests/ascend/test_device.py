@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which device is chosen and why, and what is said when Ascend's packages, libraries or environment are not right."""
 import os
+import types
 
 import folders
 import pytest
 
 from common.files import DataError
-from common.runtime import open_runtime
+from common.runtime import _choose_device, open_runtime
 
 
 def flags_of(tmp_path, *words):
@@ -33,11 +34,11 @@ def test_auto_takes_the_npu_where_the_adapter_fits(adapter, tf, tmp_path):
     parsed = flags_of(tmp_path)
     for wanted, reason in (('auto', '%s is installed'), ('npu', 'asked, by %s')):
         parsed.device = wanted
-        runtime = open_runtime(parsed)
-        assert (runtime.device, runtime.reason) == ('npu', reason % package_of(tf))
-    fields = runtime.describe()
+        opened = open_runtime(parsed)
+        assert (opened.device, opened.reason) == ('npu', reason % package_of(tf))
+    fields = opened.describe()
     assert fields['device'] == 'npu' and fields['device_reason'] == reason % package_of(tf)
-    assert runtime.compute_dtype == tf.float32
+    assert opened.compute_dtype == tf.float32
     imported = folders.of(adapter.events, 'import')
     assert [event['package'] for event in imported] == [package_of(tf)]  # once, and not the other one
     parsed.device = 'cpu'
@@ -60,15 +61,20 @@ def test_without_the_package(environment, tf, tmp_path):
 
 
 @pytest.mark.smoke
-def test_an_adapter_for_another_tensorflow_is_not_taken(environment, tf, tmp_path):
+def test_an_adapter_for_another_tensorflow_is_no_reason_for_the_cpu(environment, tf, tmp_path):
     other = 'npu_device' if tf.__version__.startswith('1.15') else 'npu_bridge'
     (tmp_path / 'other' / other).mkdir(parents=True)
     (tmp_path / 'other' / other / '__init__.py').write_text('raise AssertionError("imported")')
     environment.syspath_prepend(str(tmp_path / 'other'))
     parsed = flags_of(tmp_path)
     parsed.device = 'auto'
-    runtime = open_runtime(parsed)
-    assert runtime.device == 'cpu' and runtime.reason.startswith('%s is not for TensorFlow' % other)
+    with pytest.raises(DataError, match='2.6 with npu_device; found %s with TensorFlow %s; ' % (other, tf.__version__)):
+        open_runtime(parsed)
+    documented = types.SimpleNamespace(__version__='2.4.1', config=tf.config)  # CutMix's
+    with pytest.raises(DataError, match='with TensorFlow 2.4.1; install .* or give --device=cpu'):
+        _choose_device(documented, 'auto')
+    parsed.device = 'cpu'
+    assert open_runtime(parsed).reason == 'asked'
     parsed.device = 'npu'
     said = 'only %s' % other if tf.__version__.startswith(('1.15', '2.6')) else 'expected TensorFlow 1.15 or 2.6'
     with pytest.raises(DataError, match=said):
