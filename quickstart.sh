@@ -8,29 +8,35 @@ source "$ROOT/scripts/venv.sh"
 
 usage() {
   cat <<'TEXT'
-Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [-- TRAIN_FLAGS]
+Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [--device=auto|gpu|cpu] [-- TRAIN_FLAGS]
 
   --model=NAME      cspnet (default), cutmix, shufflenet or ssd
   --data_path=DIR   your data set; without it a small one is drawn into .drawn/ and trained for 3 epochs (ssd: 1)
+  --device=DEVICE   auto (default): TensorFlow with CUDA where there is an NVIDIA driver, else the small one for CPUs
   -- TRAIN_FLAGS    handed to the model's test/train_full_1p.sh, e.g. -- --train_epochs=10
 
-Needs Python 3.10 to 3.13 (or PYTHON=/path/to/python3). Makes .venv on the first run.
+Needs Python 3.10 to 3.13 (or PYTHON=/path/to/python3). Makes .venv on the first run, and anew for another device.
 TEXT
 }
 
-model=cspnet data_path=''
+model=cspnet data_path='' device=auto
 while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --model=*) model=${1#*=} ;;
     --data_path=* | --data-path=*) data_path=${1#*=} ;;
-    --model | --data_path | --data-path)
+    --device=*) device=${1#*=} ;;
+    --model | --data_path | --data-path | --device)
       (($# > 1)) || fail "$1 needs a value, as in $1=...; see bash quickstart.sh --help." 2
-      if [[ $1 == --model ]]; then model=$2; else data_path=$2; fi
+      case $1 in
+        --model) model=$2 ;;
+        --device) device=$2 ;;
+        *) data_path=$2 ;;
+      esac
       shift
       ;;
     --) shift; break ;;
-    *) fail "quickstart.sh does not know '$1'; it takes --model, --data_path and, after --, flags for the training." 2 ;;
+    *) fail "quickstart.sh does not know '$1'; it takes --model, --data_path, --device and, after --, flags for the training." 2 ;;
   esac
   shift
 done
@@ -52,7 +58,16 @@ case $model in
   *) fail "--model=$model is not here; choose one of: cspnet, cutmix, shufflenet, ssd." 2 ;;
 esac
 
-make_cpu_venv
+case $device in
+  auto) ;;
+  gpu | cpu) set -- --device="$device" "$@" ;;
+  *) fail "--device=$device is not here; choose one of: auto, gpu, cpu (on Ascend: docs/ascend.md)." 2 ;;
+esac
+case " $* " in
+  *" --device=cpu "*) device=cpu ;;
+  *" --device=gpu "*) device=gpu ;;
+esac
+make_project_venv "$device"
 export PYTHON=$ROOT/.venv/bin/python
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 

@@ -6,7 +6,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ -z ${PYTHON:-} ]]; then
   # shellcheck source=scripts/venv.sh
   source "$ROOT/scripts/venv.sh"
-  make_cpu_venv
+  make_project_venv any
   PYTHON=$ROOT/.venv/bin/python
 fi
 exec "$PYTHON" "$ROOT/benchmarks/collect.py" "$@"

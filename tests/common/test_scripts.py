@@ -16,7 +16,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BASH = shutil.which('bash')
 TOOLS = ('awk', 'bash', 'cat', 'cksum', 'cp', 'df', 'dirname', 'env', 'find', 'grep', 'mkdir', 'mktemp', 'rm',
-         'sh', 'tail', 'uname')
+         'sed', 'sh', 'tail', 'uname')
 
 pytestmark = pytest.mark.skipif(BASH is None, reason='needs bash')
 
@@ -166,6 +166,48 @@ def test_environment_is_made_once_and_again_when_its_list_changes(machine):
         stream.write('# changed\n')
     assert machine('-c', MAKE).returncode == 0
     assert installs(machine) == 2
+
+
+CHOICES = [  # driver, machine, flags -> list of packages, flags for the training
+    ('', 'x86_64', [], 'cpu', ''), ('exit 0', 'x86_64', [], 'gpu', ''),
+    ('exit 0', 'x86_64', ['--device=cpu'], 'cpu', ' --device=cpu'),
+    ('exit 0', 'x86_64', ['--', '--device=cpu'], 'cpu', ' --device=cpu'),
+    ('exit 9', 'x86_64', [], 'cpu', ''),  # a driver that is installed and does not answer
+    ('', 'x86_64', ['--device', 'gpu'], 'gpu', ' --device=gpu'), ('exit 0', 'aarch64', [], 'cpu', '')]
+
+
+@pytest.mark.parametrize('driver, machine_name, flags, kind, passed', CHOICES)
+def test_the_environment_fits_the_device(driver, machine_name, flags, kind, passed, machine, monkeypatch):
+    if os.path.exists('/proc/driver/nvidia/version'):
+        pytest.skip('this machine has an NVIDIA driver')
+    fake_python(machine.tools / 'python3.11')
+    (machine.tools / 'uname').unlink()
+    write_script(machine.tools / 'uname', '#!/bin/sh\n[ "$1" = -m ] && echo %s || echo Linux\n' % machine_name)
+    if driver:
+        write_script(machine.tools / 'nvidia-smi', '#!/bin/sh\n%s\n' % driver)
+    write_script(machine.root / 'CSPNet_ID0840_for_TensorFlow' / 'test' / 'train_full_1p.sh',
+                 '#!/bin/sh\necho "trained" "$@"\n')
+    result = machine('quickstart.sh', '--data_path=/mine', *flags)
+    calls = (machine.tools / 'calls.log').read_text()
+    assert calls.count('pip install') == 1 and '/constraints/%s-py311.txt\n' % kind in calls, result.stderr
+    assert 'trained --data_path=/mine%s\n' % passed in result.stdout
+    assert ('because there is an NVIDIA driver; --device=cpu' in result.stderr) == (kind == 'gpu')
+
+
+def test_an_environment_for_the_other_device_is_made_anew(machine):
+    fake_python(machine.tools / 'python3.11')
+    make = 'set -euo pipefail; ROOT=$PWD; source scripts/venv.sh; make_project_venv '
+    for kind, made in (('cpu', 1), ('any', 1), ('gpu', 2), ('any', 2), ('gpu', 2), ('cpu', 3)):
+        result = machine('-c', make + kind)
+        assert result.returncode == 0 and installs(machine) == made, (kind, result.stderr)
+    with open(str(machine.root / 'constraints' / 'cpu-py311.txt'), 'a') as stream:
+        stream.write('# changed\n')
+    for made in (4, 4):  # whose pins the other list takes
+        assert machine('-c', make + 'gpu').returncode == 0 and installs(machine) == made
+
+
+def test_device_is_one_that_is_known(machine):
+    assert 'auto, gpu, cpu' in one_sentence(machine('quickstart.sh', '--device=npu'), 2)
 
 
 def test_interrupted_install_is_not_taken_for_a_whole_one(machine):
