@@ -157,7 +157,7 @@ def _draw_scene(rng):
     slope = 0.5 + np.cos(angle) * (x / width_px - 0.5) + np.sin(angle) * (y / height_px - 0.5)
     ends = _rgb_of_hue(rng.rand(2), rng.uniform(0, 0.25, 2), rng.uniform(0.25, 0.8, 2))
     clouds = Image.fromarray(rng.normal(0, 12, (height_px // 40, width_px // 40)).astype(np.float32))
-    grain = np.asarray(clouds.resize((width_px, height_px), Image.BICUBIC)) + rng.normal(0, 5, slope.shape)
+    grain = np.asarray(clouds.resize((width_px, height_px), Image.Resampling.BICUBIC)) + rng.normal(0, 5, slope.shape)
     image = ends[0] + slope[..., None] * (ends[1] - ends[0]) + grain[..., None].astype(np.float32)  # [H, W, 3]
 
     objects: List[Tuple[str, List[int]]] = []
