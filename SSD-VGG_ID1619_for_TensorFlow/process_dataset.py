@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a VOCdevkit tree into the plain arrays that training reads.
+"""Turns a VOCdevkit tree, or COCO's JSON, into the plain arrays that training reads.
 
     ./process_dataset.py                                          data/VOCdevkit, as download-data.sh leaves it
     ./process_dataset.py --data_path=DIR --output_path=OUT --annotate=20
@@ -27,7 +27,8 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
 
-import source_pascal_voc as source  # noqa: E402
+import source_coco  # noqa: E402
+import source_pascal_voc  # noqa: E402
 from common import flags  # noqa: E402
 from common.files import WHOLE_FILE, DataError, cache_folder, fingerprint, whole_folder, write_text  # noqa: E402
 from common.runlog import say  # noqa: E402
@@ -47,15 +48,15 @@ ANNOTATED_FOLDER = "annotated"
 _IN_PROCESS_IMAGES = 200  # fewer than these are not worth starting processes
 _SHOWN_PROBLEMS = 5
 
-_Plan = collections.namedtuple("_Plan", "root refs sets problems settings")
-_Plan.__doc__ = """What is to be read: the folder of all images, images by split, names of the sets by split, problems
-so far; what the result depends on, as JSON."""
+_Plan = collections.namedtuple("_Plan", "source root refs sets problems settings")
+_Plan.__doc__ = """What is to be read: the source_*.py module, the folder of all images, images by split, names of the
+sets by split, problems so far; what the result depends on, as JSON."""
 
 
 def parse_args(argv=None):
     parser = flags.Parser(prog="process_dataset.py", description=__doc__.split("\n")[0])
     parser.add_argument("--data_path", type=flags.input_path, default=DEFAULT_DATA,
-                        help="the VOCdevkit folder, or the one that it is in")
+                        help="the VOCdevkit folder, or the one that it is in; or one with COCO's annotations/ in it")
     parser.add_argument("--output_path", type=flags.output_path,
                         help="folder to make; default below data/prepared of this folder")
     parser.add_argument("--classes", type=flags.input_path, metavar="FILE",
@@ -110,7 +111,7 @@ def process(data_path, output_path, annotate=0, workers=None, **choices):
       data_path, output_path: folders.
       annotate: number of training pictures to draw.
       workers: processes; None for one a core.
-      choices: train_sets=None, valid_sets=None, as for source_pascal_voc.list_images; classes=None, path of a list of
+      choices: train_sets=None, valid_sets=None, as for the source's list_images; classes=None, path of a list of
         names; on_bad="skip", or "stop" at the first bad box or image.
     Returns:
       output_path.
@@ -125,21 +126,21 @@ def process(data_path, output_path, annotate=0, workers=None, **choices):
 
 def _plan(data_path, train_sets=None, valid_sets=None, classes=None, on_bad="skip"):
     """_Plan of what a path and the flags mean; reads the lists of images and of classes alone."""
-    root, years = _find(data_path)
-    refs, sets, problems = source.list_images(root, years, train_sets, valid_sets)
+    source, root, parts = _find(data_path)
+    refs, sets, problems = source.list_images(root, parts, train_sets, valid_sets)
     read = {source.__file__}
     for ref in refs["train"] + refs["valid"]:
         read.update((ref.listed_in, ref.image_path, ref.annotation_path))
     settings = {"format": FORMAT, "root": root, "sets": sets, "classes": classes and _read_names(classes),
                 "on_bad": on_bad, "state": fingerprint(sorted(read))}
-    return _Plan(root, refs, sets, problems, settings)
+    return _Plan(source, root, refs, sets, problems, settings)
 
 
 def _read_names(path):
     """The names in a list of classes, one a line."""
     try:
         with open(path, "rb") as file:
-            names = [line.strip() for line in source.decode_text(file.read()).splitlines()]
+            names = [line.strip() for line in source_pascal_voc.decode_text(file.read()).splitlines()]
     except OSError as error:
         raise DataError(path, "a list of classes", error.strerror, "correct --classes") from error
     for number, name in enumerate(names, 1):
@@ -173,19 +174,22 @@ def _adopt(folder):
 
 
 def _find(data_path):
-    tree = source.find(data_path)
-    if tree is None:
-        inside = sorted(os.listdir(data_path)) if os.path.isdir(data_path) else None
-        raise DataError(data_path, "VOCdevkit/VOC<year>/ with Annotations, ImageSets and JPEGImages, or %s of a "
-                        "processed data set" % DATASET_FILE, "no such folder" if inside is None else "in it: " + (
-                            ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
-                        "fetch Pascal VOC with bash download-data.sh, or correct --data_path")
-    return tree
+    """(source_*.py module, what its find() says)."""
+    for source in (source_pascal_voc, source_coco):
+        tree = source.find(data_path)
+        if tree is not None:
+            return (source,) + tree
+    inside = sorted(os.listdir(data_path)) if os.path.isdir(data_path) else None
+    raise DataError(data_path, "VOCdevkit/VOC<year>/ with Annotations, ImageSets and JPEGImages, COCO's annotations/"
+                    "instances_*.json, or %s of a processed data set" % DATASET_FILE,
+                    "no such folder" if inside is None else "in it: " + (
+                        ", ".join(inside[:4] + ["..."] * (len(inside) > 4)) or "nothing"),
+                    "fetch Pascal VOC with bash download-data.sh, or correct --data_path")
 
 
 def _write(folder, plan, workers):
     problems, samples = list(plan.problems), {split: [] for split in SPLITS}
-    read = functools.partial(source.read, classes=plan.settings["classes"])
+    read = functools.partial(plan.source.read, classes=plan.settings["classes"])
     for split in SPLITS:
         for sample, complaints in _read(read, plan.refs[split], workers, split):
             problems += complaints
@@ -201,7 +205,7 @@ def _write(folder, plan, workers):
     if not description["splits"]["train"]["objects"]:
         raise DataError(plan.root, "at least one object to train on", "none in %d images%s" % (
             len(plan.refs["train"]), "; the first problem: " + _said(*problems[0]) if problems else ""),
-            "check the lists in ImageSets/Main" + " and in --classes" * bool(plan.settings["classes"]))
+            "check the lists of images" + " and in --classes" * bool(plan.settings["classes"]))
     description["problems"] = collections.Counter(problem.action for problem in problems)
     with open(os.path.join(folder, BAD_FILE), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([("path", "line", "reason", "action")] + problems)
@@ -214,17 +218,17 @@ def _write_split(folder, split, samples, root, classes):
     np.savez(content, **arrays)
     with open(os.path.join(folder, ARRAYS_FILE % split), "wb") as file:
         file.write(content.getvalue())
-    class_ids = arrays["class_ids"]
+    class_ids, count = arrays["class_ids"], max(1, len(classes))
     of_image = np.repeat(np.arange(len(samples)), np.diff(arrays["box_starts"]))
     counted = {"objects": class_ids, "difficult": class_ids[arrays["difficult"]],
-               "images": np.unique(np.stack([of_image, class_ids]), axis=1)[1]}
+               "images": np.unique(of_image * count + class_ids) % count}
     return {"images": len(samples), "objects": len(class_ids),
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
             "per_class": {name: np.bincount(ids, minlength=len(classes)).tolist() for name, ids in counted.items()}}
 
 
 def _stop_at(problems):
-    left_out = (source.BOX_LEFT_OUT, source.IMAGE_LEFT_OUT)
+    left_out = (source_pascal_voc.BOX_LEFT_OUT, source_pascal_voc.IMAGE_LEFT_OUT)
     bad = next((problem for problem in problems if problem.action in left_out), None)
     if bad:
         raise DataError("%s, line %d" % (bad.path, bad.line) if bad.line else bad.path, "usable data", bad.reason,

@@ -34,6 +34,9 @@ ImageRef = namedtuple("ImageRef", "image_path annotation_path listed_in line")
 ImageRef.__doc__ = """One image: its file and its annotation's, and where it is listed."""
 Sample = namedtuple("Sample", "image_path size_px boxes_xyxy_px class_names difficult")
 Sample.__doc__ = """One image: path str, (width, height), float32 [G, 4], [G] str, bool [G]."""
+Label = namedtuple("Label", "name name_line box_xyxy_px said line difficult")
+Label.__doc__ = """An object as a file has it: what it is called, and where; float [4], or None with what is wrong in
+`said`, which otherwise is how the file puts the box, and where; bool."""
 Problem = namedtuple("Problem", "path line reason action")
 Problem.__doc__ = """Something wrong, where (line 0: the file as a whole), and what was done about it."""
 
@@ -47,7 +50,7 @@ _YEAR = re.compile(r"VOC\d{4}$")
 _FLAG = re.compile(r"\s+(-1|0|1)$")  # of a class's list: whether an object of it is in the image
 _MOST_XML_BYTES = 16 << 20  # parsed it may fill forty times as much
 _LONGEST_NAME = 100  # characters; result files are named by class
-_OVERSHOOT_PX = 1  # a box that is out by no more was meant to touch the border
+_OVERSHOOT_PX, _ROUNDING_PX = 1, 0.02  # a box that is out by no more was meant to touch the border, or does
 
 
 def find(path):
@@ -120,12 +123,19 @@ def list_images(root, years, train_sets=None, valid_sets=None):
     problems = [Problem(os.path.join(root, name), 0, "is not named VOC<year>", FOLDER_PASSED_OVER)
                 for name in _year_folders(root) if _YEAR.match(years[0]) and not _YEAR.match(name)]
     refs = {split: _read_sets(root, trees, sets[split], problems) for split in sets}
-    if not set(train_sets) & set(valid_sets):
+    return leave_out_validated(refs, sets, problems), sets, problems
+
+
+def leave_out_validated(refs, sets, problems):
+    """{split: [ImageRef]} of {split: {path of the image: ImageRef}}: an image of both is not trained with, except
+    where a set is asked for twice; adds to problems."""
+    if not set(sets["train"]) & set(sets["valid"]):
         for path in [path for path in refs["train"] if path in refs["valid"]]:
             ref, held_out = refs["train"].pop(path), refs["valid"][path]
-            reason = "%s is validated with (%s, line %d)" % (os.path.basename(path), held_out.listed_in, held_out.line)
-            problems.append(Problem(ref.listed_in, ref.line, reason, IMAGE_LEFT_OUT))
-    return {split: list(of_path.values()) for split, of_path in refs.items()}, sets, problems
+            place = held_out.listed_in + (", line %d" % held_out.line if held_out.line else "")
+            problems.append(Problem(ref.listed_in, ref.line, "%s is validated with (%s)" % (
+                os.path.basename(path), place), IMAGE_LEFT_OUT))
+    return {split: list(of_path.values()) for split, of_path in refs.items()}
 
 
 def read(ref, classes=None):
@@ -137,6 +147,40 @@ def read(ref, classes=None):
     Returns:
       (Sample, or None when the image is left out; [Problem]).
     """
+    return checked(ref, _annotation, classes)
+
+
+def _annotation(ref):
+    """What an XML file says, for checked()."""
+    try:
+        with open(ref.annotation_path, "rb") as file:
+            tree = _parse(file.read(_MOST_XML_BYTES))
+    except FileNotFoundError:
+        raise Unusable(ref.listed_in, ref.line, "no annotation %s" % ref.annotation_path) from None
+    except OSError as error:
+        raise Unusable(ref.annotation_path, 0, "cannot be read (%s)" % error.strerror) from error
+    except _BadXml as error:
+        raise Unusable(ref.annotation_path, error.line, str(error)) from error
+    size = tree.find("size")
+    stated = [0, 0] if size is None else [number(size.findtext(name)) for name in ("width", "height")]
+    return stated, 1 if size is None else size.get("line"), map(_label, tree.iterfind("object"))
+
+
+class Unusable(Exception):
+    """Of an annotation: path, line, reason."""
+
+
+def checked(ref, annotation, classes):
+    """The Sample of an image.
+
+    Args:
+      ref: ImageRef.
+      annotation: function(ref) -> what is said of the image: [width, height], 0 for what is not said, None for what
+        is no number; the line of that; Labels. Raises Unusable.
+      classes: as for read.
+    Returns:
+      as read.
+    """
     try:
         size_px = _size_px(ref.image_path)
     except FileNotFoundError:
@@ -145,28 +189,21 @@ def read(ref, classes=None):
         reason = "cannot be read (%s)" % error.strerror if isinstance(error, OSError) else str(error)
         return None, [Problem(ref.image_path, 0, reason, IMAGE_LEFT_OUT)]
     try:
-        with open(ref.annotation_path, "rb") as file:
-            tree = _parse(file.read(_MOST_XML_BYTES))
-    except FileNotFoundError:
-        return None, [Problem(ref.listed_in, ref.line, "no annotation %s" % ref.annotation_path, IMAGE_LEFT_OUT)]
-    except OSError as error:
-        return None, [Problem(ref.annotation_path, 0, "cannot be read (%s)" % error.strerror, IMAGE_LEFT_OUT)]
-    except _BadXml as error:
-        return None, [Problem(ref.annotation_path, error.line, str(error), IMAGE_LEFT_OUT)]
-
-    size_px, problems = _labelled_size_px(tree, ref, size_px)
+        stated, line, labels = annotation(ref)
+    except Unusable as error:
+        return None, [Problem(*error.args, action=IMAGE_LEFT_OUT)]
+    size_px, problems = _labelled_size_px(stated, line, ref, size_px)
     if size_px is None:
         return None, problems
     boxes, names, difficult = [], [], []
-    for node in tree.iterfind("object"):
-        line, reason, box, name = _object(node, size_px, classes)
+    for label in labels:
+        line, reason, box = _fitted(label, size_px, classes)
         if reason:
             problems.append(Problem(ref.annotation_path, line, reason, BOX_LEFT_OUT if box is None else BOX_CLIPPED))
         if box is not None:
             boxes.append(box)
-            names.append(name)
-            mark = (node.findtext("difficult") or "").strip().lower()
-            difficult.append(mark in ("true", "yes") or _number(mark) == 1)
+            names.append(label.name)
+            difficult.append(label.difficult)
     return Sample(ref.image_path, size_px, np.array(boxes, np.float32).reshape(-1, 4), names,
                   np.array(difficult, bool)), problems
 
@@ -176,13 +213,11 @@ def _size_px(path, upright=False):
     return read_image(path, upright).shape[1::-1]
 
 
-def _labelled_size_px(tree, ref, stored_px):
-    """((width, height) that the boxes count in, [Problem]), or (None, [Problem]) when <size> fits in no way.
+def _labelled_size_px(stated, line, ref, stored_px):
+    """((width, height) that the boxes count in, [Problem]), or (None, [Problem]) when what is stated fits in no way.
 
     Some programs show a photo as its EXIF turns it, and label that.
     """
-    size = tree.find("size")
-    stated = [0, 0] if size is None else [_number(size.findtext(name)) for name in ("width", "height")]
     # Some programs write 0 for a size that they do not know.
     stated_px = tuple(stored if side == 0 else side for side, stored in zip(stated, stored_px))
     if stated_px == stored_px and stated != [0, 0]:
@@ -196,7 +231,7 @@ def _labelled_size_px(tree, ref, stored_px):
         labelled_px, action = stated_px, IMAGE_AS_STORED if stated_px == stored_px else IMAGE_TURNED
     shown = tuple("?" if side is None else "%g" % side for side in stated)
     reason = "says %s x %s pixels, the image has %d x %d%s" % (shown + stored_px + (turned,))
-    return labelled_px, [Problem(ref.annotation_path, 1 if size is None else size.get("line"), reason, action)]
+    return labelled_px, [Problem(ref.annotation_path, line, reason, action)]
 
 
 def decode_text(content):
@@ -325,36 +360,44 @@ def _left_to_train(year, names, valid_sets):
     return [name for name in ("train", "val") if name in names and not held_out & {name, "trainval"}]
 
 
-def _object(node, size_px, classes):
-    """(line, complaint or "", box [4] or None, name of the class or None) of an <object>."""
-    name, name_node = (node.findtext("name") or "").strip(), node.find("name")
+def _label(node):
+    """Label of an <object>."""
+    name_node, corners = node.find("name"), node.find("bndbox")
+    name = (node.findtext("name") or "").strip()
+    name_line, line = (node.get("line") if one is None else one.get("line") for one in (name_node, corners))
+    mark = (node.findtext("difficult") or "").strip().lower()
+    difficult = mark in ("true", "yes") or number(mark) == 1
+    sides = [None] if corners is None else [number(corners.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
+    if None in sides:
+        return Label(name, name_line, None, "a box that is not four numbers", line, difficult)
+    said = "box xmin=%g ymin=%g xmax=%g ymax=%g" % tuple(sides)
+    if sides[0] >= sides[2] or sides[1] >= sides[3]:
+        return Label(name, name_line, None, said + " is reversed or has no area", line, difficult)
+    return Label(name, name_line, np.array(sides) - [1, 1, 0, 0], said, line, difficult)
+
+
+def _fitted(label, size_px, classes):
+    """(line, complaint or "", box [4] or None) of a Label."""
+    name, box = label.name, label.box_xyxy_px
+    if box is None:
+        return label.line, label.said, None
     if not (0 < len(name) <= _LONGEST_NAME and name.isprintable() if classes is None else name in classes):
-        return (node if name_node is None else name_node).get("line"), "unknown class %.40r" % name, None, None
-    corners = node.find("bndbox")
-    if corners is None:
-        return node.get("line"), "a box that is not four numbers", None, None
-    line = corners.get("line")
-    values = [_number(corners.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")]
-    if None in values:
-        return line, "a box that is not four numbers", None, None
-    box = np.array(values) - [1, 1, 0, 0]
-    said = "box xmin=%g ymin=%g xmax=%g ymax=%g" % tuple(values)
-    if values[0] >= values[2] or values[1] >= values[3]:
-        return line, said + " is reversed or has no area", None, None
+        return label.name_line, "unknown class %.40r" % name, None
     inside = np.clip(box, 0, size_px * 2)
-    if (inside == box).all():
-        return line, "", box, name
-    said += " is outside the image of %d x %d pixels" % size_px
-    if np.abs(inside - box).max() > _OVERSHOOT_PX or (inside[:2] >= inside[2:]).any():
-        return line, said, None, None
-    return line, said, inside, name
+    overshoot_px = np.abs(inside - box).max()
+    if overshoot_px <= _ROUNDING_PX:
+        return label.line, "", inside
+    said = label.said + " is outside the image of %d x %d pixels" % size_px
+    if overshoot_px > _OVERSHOOT_PX or (inside[:2] >= inside[2:]).any():
+        return label.line, said, None
+    return label.line, said, inside
 
 
-def _number(text):
+def number(text):
     """The finite number that a text is, or None."""
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if np.isfinite(value) else None
 

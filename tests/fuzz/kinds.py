@@ -214,6 +214,26 @@ def _process_voc(place, path):
           '--output_path=%s' % os.path.join(place, 'out'))
 
 
+def _make_coco(place):
+    """The drawn pictures with COCO's JSON."""
+    _make_voc(place)
+    os.mkdir(os.path.join(place, 'COCO'))
+    images = os.path.join(place, 'COCO', 'images')
+    os.rename(os.path.join(place, 'VOC', 'VOCdevkit', 'VOC2007', 'JPEGImages'), images)
+    names = sorted(os.listdir(images))
+    _write(place, 'COCO/instances_train.json', json.dumps({
+        'images': [{'id': number, 'file_name': name, 'width': 0, 'height': 0} for number, name in enumerate(names)],
+        'categories': [{'id': 7, 'name': 'dog'}, {'id': 9, 'name': 'cat'}],
+        'annotations': [{'id': number, 'image_id': number, 'category_id': 7, 'iscrowd': 0, 'bbox': [2, 3.5, 9, 8]}
+                        for number in range(len(names))]}).encode())
+
+
+def _process_coco(place, path):
+    import process_dataset
+    _call(process_dataset.main, '--data_path=%s' % os.path.join(place, 'COCO'), '--workers=1',
+          '--output_path=%s' % os.path.join(place, 'out'))
+
+
 def _make_processed(place):
     _make_voc(place)
     _process_voc(place, '')
@@ -417,6 +437,7 @@ KINDS = {
     'voc_xml': Kind(SSD, _make_voc, {r'Annotations/.*xml': 'xml'}, _read_voc, 5),
     'voc_lists': Kind(SSD, _make_voc, {r'Main/': 'lines', r'Annotations/.*xml': 'xml'}, _process_voc, 4),
     'voc_pictures': Kind(SSD, _make_voc, {r'jpg': None}, _read_voc, 3),
+    'coco': Kind(SSD, _make_coco, {r'COCO/.*json': 'json'}, _process_coco, 4),
     'voc_processed': Kind(SSD, _make_processed, {r'out/dataset.json': 'json', r'\d/(train|valid)\.npz': None},
                           _read_processed, 3),
     'pictures_ssd': Kind(SSD, _make_pictures, {r'.': None}, _read_picture_for_ssd, 3),
