@@ -92,6 +92,11 @@ bash "$ROOT/$folder/test/train_full_1p.sh" --data_path="$data_path" ${sample[@]+
 if ((code == 0)); then
   "$PYTHON" -m tools.report --table "$ROOT/$folder/test/output/${ASCEND_DEVICE_ID:-0}" ||
     printf 'The training succeeded, but its result table could not be made.\n' >&2
+  if [[ -n $drawn && $model == ssd ]]; then
+    printf '\nThe detector on 100 pictures that it has not seen:\n'
+    "$PYTHON" "$ROOT/$folder/infer.py" --data_path="$data_path" --pictures=20 ||
+      printf 'The training succeeded, but what it finds could not be drawn.\n' >&2
+  fi
   if [[ -n $drawn ]]; then
     printf '\nThis was drawn sample data: it shows that all works, and %s. With your data:\n' "$drawn"
     printf '  bash quickstart.sh --model=%s --data_path=DIR\nWhat DIR must hold: "Data" in %s/README.md\n' "$model" "$folder"

@@ -324,6 +324,16 @@ def test_quickstart_knows_every_model(ready_machine, model, folder, layout, draw
     assert 'trained --data_path=/mine\n' in mine.stdout
 
 
+def test_quickstart_shows_what_a_detector_finds_in_drawn_pictures(ready_machine):
+    folder = 'SSD-VGG_ID1619_for_TensorFlow'
+    ready_to_train(ready_machine, folder=folder)
+    (ready_machine.root / folder / 'infer.py').write_text('import sys\nprint("finds", *sys.argv[1:])\nsys.exit(1)\n')
+    result = ready_machine('quickstart.sh', '--model=ssd')
+    assert 'finds --data_path=%s --pictures=20\n' % (ready_machine.root / '.drawn' / 'voc') in result.stdout
+    assert result.returncode == 0 and 'what it finds could not be drawn' in result.stderr
+    assert 'finds' not in ready_machine('quickstart.sh', '--model=ssd', '--data_path=/mine').stdout
+
+
 def test_what_quickstart_adds_is_known_to_the_models():
     with open(os.path.join(ROOT, 'quickstart.sh')) as file:
         text = file.read()
