@@ -209,7 +209,7 @@ def described(variant, width):
     common = {"channels": "RGB, 0 to 255", "size_px": IMAGE_PX, "interpolation": "bilinear"}
     shorter_px = shorter_px_of(variant, width)
     if shorter_px:
-        return dict(common, antialias=True, shorter_side_px=shorter_px,
+        return dict(common, antialias=True, shorter_side_px=shorter_px, crop_fraction=IMAGE_PX / shorter_px,
                     steps="resize the shorter side to shorter_side_px, cut the central size_px x size_px")
     return dict(common, antialias=False, crop_fraction=EVAL_FRACTION,
                 steps="cut the central square of crop_fraction of the shorter side, resize it to size_px x size_px")

@@ -60,7 +60,7 @@ def test_scores_are_torchvisions(torchvision, tf, width):
         scores = architecture.logits(tf.constant(pixels), False, 1000, width, 'torchvision')
         loaded(tf, session, pretrained.from_torchvision('file', tensors))
         found = session.run(scores)
-    assert 1 < wanted.std() < 30 and np.abs(wanted[0] - wanted[1]).std() > 0.1
+    assert 1 < wanted.std() < 30 and (wanted[0] - wanted[1]).std() > 0.1
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
