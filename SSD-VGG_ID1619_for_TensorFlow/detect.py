@@ -13,8 +13,9 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
 
+# isort: split
 import ssdutils  # noqa: E402
 from common import files, flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir  # noqa: E402

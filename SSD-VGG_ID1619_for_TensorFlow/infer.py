@@ -14,8 +14,9 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
 
+# isort: split
 import ssdutils  # noqa: E402
 from common import checkpoint, flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir, whole_folder  # noqa: E402

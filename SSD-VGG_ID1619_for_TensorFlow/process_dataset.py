@@ -22,10 +22,11 @@ import os
 import signal
 import sys
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
+
+# isort: split
+import numpy as np  # noqa: E402
 
 import source_coco  # noqa: E402
 import source_pascal_voc  # noqa: E402

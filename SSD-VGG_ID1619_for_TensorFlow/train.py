@@ -16,8 +16,9 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
 
+# isort: split
 import data_queue  # noqa: E402
 import infer  # noqa: E402
 import ssdutils  # noqa: E402

@@ -20,10 +20,11 @@ import random
 import sys
 import time
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
+
+# isort: split
+import numpy as np  # noqa: E402
 
 import records  # noqa: E402
 from common import flags  # noqa: E402

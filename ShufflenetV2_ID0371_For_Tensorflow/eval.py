@@ -14,10 +14,11 @@ import os
 import sys
 import time
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
+
+# isort: split
+import numpy as np  # noqa: E402
 
 import arguments  # noqa: E402
 import pretrained  # noqa: E402

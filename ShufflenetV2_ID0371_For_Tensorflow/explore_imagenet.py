@@ -15,10 +15,11 @@ import os
 import re
 import sys
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
+
+# isort: split
+import numpy as np  # noqa: E402
 
 from common import flags  # noqa: E402
 from common.class_folders import hold_out  # noqa: E402

@@ -14,8 +14,9 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
 
+# isort: split
 import pretrained  # noqa: E402
 from arguments import TRAINING_MODES, parse_args  # noqa: E402
 from common import graph_files, ranks, runlog  # noqa: E402

@@ -7,10 +7,12 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 
 WHOLE_FILE = ".whole.json"  # of whole_folder(): who made a folder, with which settings, and its files with their sizes
@@ -35,6 +37,21 @@ class DataError(Explained):
         where, expected, found, do = (" ".join(str(part).split()) for part in (where, expected, found, do))
         super().__init__("%s: expected %s; found %s; %s." % (where, expected, found, do))
         self.where, self.expected, self.found, self.do = where, expected, found, do
+
+
+def check_installed(*packages):
+    """DataError when this Python lacks one of these packages; says how to get them with what is there."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    do = "run 'pip3 install -r requirements.txt' in the model folder"
+    if os.path.exists(os.path.join(root, "quickstart.sh")):
+        do = "run 'bash quickstart.sh' in %s once" % root
+    if os.path.exists(os.path.join(root, ".venv", "bin", "python")):
+        do = "run 'source %s'" % os.path.join(root, ".venv", "bin", "activate")
+    raise DataError(sys.executable, "the packages of requirements.txt", "no " + ", no ".join(missing),
+                    do + ", or take a Python that has them (for the scripts: set PYTHON)")
 
 
 def read_json(path):

@@ -9,7 +9,7 @@ from typing import Any
 from common import flags, ranks
 from common.backends import npu
 from common.backends.local import Local
-from common.files import DataError
+from common.files import DataError, check_installed
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _GPUS = "/proc/driver/nvidia/gpus"
@@ -30,6 +30,7 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
     Raises:
       DataError: the device, or what it needs, is not there.
     """
+    check_installed("tensorflow")
     rank, count = ranks.read()
     warnings = _keep_adapter_log(parsed.device)
     tf = _import_tensorflow2() if keras else _import_tensorflow()

@@ -15,7 +15,7 @@ ASCEND_DEVICE_ID and JOB_ID in its environment; one of several also TF_CONFIG an
 import argparse
 import collections
 import contextlib
-import importlib.util
+import importlib
 import itertools
 import json
 import os
@@ -87,11 +87,11 @@ def _make_plan(own):
     """Checks everything, opens the run folder and tells the user; returns the Plan. Raises DataError, OSError."""
     os.environ.pop("RANK_ID", None)  # of a rank; a launcher decides for all of its own
     os.environ["RANK_SIZE"] = str(own.ranks)
-    _check_installed("numpy")
+    files.check_installed("numpy")
     sys.path.insert(0, os.path.dirname(os.path.abspath(own.script)))
     script = importlib.import_module(os.path.basename(own.script)[:-len(".py")])  # by the house's rule without effect
     parsed = _read_flags(script, own)
-    _check_installed("tensorflow")
+    files.check_installed("tensorflow")
     table = _find_table(own.ranks)
     server_id = ranktable.this_server(table, own.server_id if own.ranks > 1 else None)
     ranks = table.servers()[server_id]
@@ -137,12 +137,6 @@ def _link_logs(output_path, numbers):
             if os.path.islink(link):
                 os.unlink(link)
             os.symlink(os.path.join(os.pardir, own, name), link)
-
-
-def _check_installed(package):
-    if importlib.util.find_spec(package) is None:
-        raise DataError(sys.executable, package, "none", "run 'bash quickstart.sh' in %s once, or set PYTHON to a "
-                        "Python that has it" % _ROOT)
 
 
 def _read_flags(script, own):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # 50 epochs of CIFAR-10 on one card with the README's recipe; --train_epochs and every flag of train.py may follow.
-. "$(dirname "$0")/../../launcher/run.sh"
+. "$(dirname "$0")/../../launcher/run.sh" || exit 1
 run --case=acc --sec_per_step train.py \
   --epochs=50 --batch_size=64 --LEARNING_RATE=0.015 --schedule=cosine --warmup_steps=500 "$@"

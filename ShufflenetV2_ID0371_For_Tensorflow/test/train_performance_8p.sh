@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # 200 steps on eight cards for the speed figure; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks.
-. "$(dirname "$0")/../../launcher/run.sh"
+. "$(dirname "$0")/../../launcher/run.sh" || exit 1
 run_8p --case=perf train.py \
   --rank_size="${RANK_SIZE:-8}" --max_train_steps=200 --batch_size=128 --lr=0.5 --save_summary_steps=20 "$@"

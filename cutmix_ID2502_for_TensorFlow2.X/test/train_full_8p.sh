@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # 15 epochs of CIFAR-10 on eight cards, 32 images a step on each; test/8p.json names the cards.
 # RANK_SIZE=N starts another number of ranks, for which the learning rate is to be scaled in proportion.
-. "$(dirname "$0")/../../launcher/run.sh"
+. "$(dirname "$0")/../../launcher/run.sh" || exit 1
 run_8p --case=acc train.py \
   --epochs=15 --batch_size=32 --optimizer=sgd --learning_rate=0.4 --schedule=cosine --warmup_steps=500 \
   --weight_decay=5e-4 --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"
