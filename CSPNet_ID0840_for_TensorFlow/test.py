@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates a checkpoint on all test images of CIFAR-10: top-1, top-5, accuracy per class, confusion matrix.
+"""Evaluates a checkpoint on all test images: top-1, top-5, accuracy per class, confusion matrix.
 
     python test.py --data_path=DIR --checkpoint=test/output/0 --confusion_png=confusion.png
 """
@@ -8,15 +8,16 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PREPARED = os.path.join(HERE, "data", "prepared")  # train.py's
 import needs  # noqa: E402,F401
 
 # isort: split
-from common import checkpoint, cifar10, confusion, flags, runlog  # noqa: E402
+from common import checkpoint, class_folders, confusion, flags, runlog  # noqa: E402
 
 
 def parse_args(argv=None):
     """Flags of the evaluation."""
-    parser = flags.Parser(prog="test.py", description="Evaluates a checkpoint of train.py on CIFAR-10's test images.")
+    parser = flags.Parser(prog="test.py", description="Evaluates a checkpoint of train.py on the test images.")
     flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default dataset/")
     parser.add_argument("--batch_size", type=flags.integer(1), default=250, help="images per forward pass")
@@ -31,8 +32,10 @@ def evaluate(parsed):
     # Data
     if parsed.confusion_png:
         confusion.check_can_draw()
-    data = cifar10.load_cifar10(parsed.data_path or os.path.join(HERE, "dataset"))
+    place = class_folders.find_images(parsed.data_path or os.path.join(HERE, "dataset"), PREPARED)
     prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
+    data = class_folders.load_images(place, state.get("seed", 0))  # what the run held out
+    checkpoint.check_classes(prefix, state, data.class_names, "--data_path")
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
 
@@ -43,7 +46,7 @@ def evaluate(parsed):
     from utils import metrics, predict
     tf.reset_default_graph()
     images = tf.placeholder(tf.uint8, [parsed.batch_size, cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3])
-    scores = cspdarknet53.logits(images, False)
+    scores = cspdarknet53.logits(images, False, len(data.class_names))
     session = tf.Session(config=runtime.session_config())
     graph_files.restore(tf, session, prefix)
 
@@ -52,7 +55,7 @@ def evaluate(parsed):
     runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), images=len(data.test_labels),
                           **metrics(predicted, data.test_labels))
     print("checkpoint: %s" % prefix)
-    confusion.tell(confusion.count(confusion.first_guess(predicted), data.test_labels, cspdarknet53.CLASSES),
+    confusion.tell(confusion.count(confusion.first_guess(predicted), data.test_labels, len(data.class_names)),
                    data.class_names, parsed.confusion_png)
     return 0
 

@@ -4,6 +4,7 @@
 
     bash test/train_full_1p.sh --data_path=DIR            50 epochs with the recipe of the README
     python train.py --data_path=DIR --epochs=50           the documented hyper-parameters
+    python train.py --data_path=PHOTOS --init_from=RUN    your own classes, from these weights
 
 Reads top to bottom: flags, data, graph, loop. What it prints and leaves on disk: README, "Run folder".
 """
@@ -13,13 +14,15 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PREPARED = os.path.join(HERE, "data", "prepared")  # arrays of class folders
 import needs  # noqa: E402,F401
 
 # isort: split
-from common import cifar10, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, class_folders, flags, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 250
+PARTS = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5")  # of models/cspdarknet53.py, for --freeze
 
 
 def parse_args(argv=None):
@@ -34,6 +37,7 @@ def parse_args(argv=None):
     parser.add_bool(recipe, "--augment", True, help="random crop and mirror")
     flags.add_run_group(parser, epochs=50, batch_size=64, precision_mode="allow_mix_precision",
                         spelling={"log_every": "--DISPLAY_STEP", "eval_every": "--VAL_EPOCH"})
+    flags.add_transfer_group(parser, PARTS)
     parsed = parser.parse_args(argv)
     parsed.output_path = parsed.output_path or flags.default_output_path(HERE)
     return parsed
@@ -43,31 +47,31 @@ def find_data(parsed):
     """Where the data is: --data_path, else dataset/ when something lies there, None with --synthetic.
 
     Raises:
-      DataError: there is no CIFAR-10; says what to give.
+      DataError: there is neither CIFAR-10 nor class folders; says what to give.
     """
     if parsed.synthetic:
         return None
     default = os.path.join(HERE, "dataset")
     filled = any(name.startswith("cifar-10") for name in os.listdir(default)) if os.path.isdir(default) else False
-    return cifar10.find_cifar10(parsed.data_path or (default if filled else None))
+    return class_folders.find_images(parsed.data_path or (default if filled else None), PREPARED)
 
 
 def load_data(parsed):
-    """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
+    """The data set of the flags: CIFAR-10 or class folders, or 2,048 random images with --synthetic."""
     path = find_data(parsed)
-    return cifar10.load_cifar10(path) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
+    return class_folders.load_images(path, parsed.seed) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
 
 
 Graph = collections.namedtuple("Graph", "images labels rate loss update eval_images eval_scores")
 
 
-def build_graph(runtime, parsed):
+def build_graph(runtime, parsed, classes=10):
     """The training step and the evaluation, on one set of variables.
 
     Returns:
       Graph: placeholders images uint8 [batch_size, 32, 32, 3], labels int32 [batch_size], rate float32 [];
       loss float32 [] (cross-entropy alone: the weight decay is in the gradients), update (operation);
-      eval_images uint8 [EVAL_BATCH_SIZE, 32, 32, 3], eval_scores float32 [EVAL_BATCH_SIZE, 10].
+      eval_images uint8 [EVAL_BATCH_SIZE, 32, 32, 3], eval_scores float32 [EVAL_BATCH_SIZE, classes].
     """
     tf = runtime.tf
     from models import cspdarknet53
@@ -77,15 +81,16 @@ def build_graph(runtime, parsed):
     images = tf.placeholder(tf.uint8, [parsed.batch_size] + image_shape, "images")
     labels = tf.placeholder(tf.int32, [parsed.batch_size], "labels")
     rate = tf.placeholder(tf.float32, [], "learning_rate")
-    scores = cspdarknet53.logits(images, True, runtime.compute_dtype, runtime.fuse)
+    scores = cspdarknet53.logits(images, True, classes, parsed.freeze, runtime.compute_dtype, runtime.fuse)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=scores))
     optimizer = runtime.wrap_optimizer(tf.train.MomentumOptimizer(rate, parsed.MOMENTUM, use_nesterov=True))
     gradients = [(gradient + parsed.LAMBDA * variable if len(variable.shape) > 1 else gradient, variable)
-                 for gradient, variable in optimizer.compute_gradients(loss)]
+                 for gradient, variable in optimizer.compute_gradients(
+                     loss, var_list=cspdarknet53.learning_variables(parsed.freeze))]
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         update = optimizer.apply_gradients(gradients, global_step=tf.train.get_or_create_global_step())
     eval_images = tf.placeholder(tf.uint8, [EVAL_BATCH_SIZE] + image_shape, "eval_images")
-    eval_scores = cspdarknet53.logits(eval_images, False)  # float32: the figure must not depend on the hardware
+    eval_scores = cspdarknet53.logits(eval_images, False, classes)  # float32: no figure may depend on the hardware
     return Graph(images, labels, rate, loss, update, eval_images, eval_scores)
 
 
@@ -104,9 +109,21 @@ def learning_rate(step, total_steps, warmup_steps, parsed):
     return parsed.LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
 
 
+def load_weights(tf, session, start, class_names):
+    """Fills the network from the checkpoint `start`, (prefix, state); returns fields of the [run] line."""
+    from common import graph_files
+    from models import cspdarknet53
+    prefix, state = start
+    same_classes = list(class_names) == state.get("classes", list(cifar10.CIFAR10_CLASSES))
+    loaded = graph_files.load_fitting(tf, session, prefix, "--init_from=%s" % prefix,
+                                      anew=() if same_classes else cspdarknet53.HEAD)
+    return graph_files.transfer_fields(prefix, loaded)
+
+
 def train(parsed):
     """Runs the training; returns the exit code."""
     data = load_data(parsed)
+    start = checkpoint.find_checkpoint(parsed.init_from) if parsed.init_from else None
     with Run(parsed, len(data.train_images)) as run:
         runtime = run.open_runtime()
         tf = runtime.tf
@@ -115,12 +132,16 @@ def train(parsed):
         from utils import metrics, predict, prefetch, training_batch
 
         # Graph
-        graph = build_graph(runtime, parsed)
+        graph = build_graph(runtime, parsed, len(data.class_names))
         saver = tf.train.Saver(max_to_keep=0)
         session = runtime.open_session()
         session.run(tf.global_variables_initializer())
+        transfer = {}
         if run.restored:
+            checkpoint.check_classes(*run.restored, data.class_names, "--data_path")
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
+        elif start and run.rank == 0:  # the others get them from it
+            transfer = load_weights(tf, session, start, data.class_names)
         runtime.broadcast(tf.global_variables())
 
         def evaluate():
@@ -130,8 +151,9 @@ def train(parsed):
 
         # Loop
         run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix), evaluate, "top1",
-                  state={"network": cspdarknet53.NAME}, peak_rate=parsed.LEARNING_RATE,
-                  model="CSPNet", network=cspdarknet53.NAME,
+                  state={"network": cspdarknet53.NAME, "classes": list(data.class_names), "seed": parsed.seed},
+                  peak_rate=parsed.LEARNING_RATE,
+                  model="CSPNet", network=cspdarknet53.NAME, classes=len(data.class_names), **transfer,
                   parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
         with prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,
                                                   parsed.seed, parsed.augment, run.rank, run.ranks),

@@ -11,6 +11,7 @@ A checkpoint is written to a temporary folder, flushed, renamed; only then older
 the best. This module does not import TensorFlow: `write` and `read` are the caller's.
 """
 import collections
+import itertools
 import json
 import os
 import re
@@ -18,11 +19,12 @@ import shutil
 
 from common import flags as flag_rules
 from common import ranks
-from common.files import DataError, lock_folder, move_aside, prepare_output_dir, read_json, write_text
+from common.files import DataError, kind_of, lock_folder, move_aside, prepare_output_dir, read_json, write_text
 
 FLAGS_FILE, STATE_FILE, BEST_FILE, POINTER_FILE = "flags.json", "state.json", "best.json", "checkpoint"
 LOCK_FD = "RUN_LOCK_FD"  # environment: the descriptor of a lock that the launcher hands down
 _NUMBER, _NONE = (int, float), type(None)
+_LENGTHS = ("epochs", "train_steps")
 PREFIX = "model"  # a checkpoint's files are model.index, model.data-00000-of-00001
 
 
@@ -65,20 +67,36 @@ def _decide(output_path, flags):
     recorded = _read_fields(os.path.join(output_path, FLAGS_FILE))
     state = "none" if recorded is None else "finished" if is_finished(output_path) else "unfinished"
     _check_resume(output_path, flags, state)
-    if state != "unfinished" or flags["resume"] == "False":
+    if flags.get("extend") and state != "none":
+        recorded = dict(recorded or {}, **_check_extension(output_path, flags))
+    elif state != "unfinished" or flags["resume"] == "False":
         return False, state != "none"
     difference = flag_rules.first_difference(recorded, json.loads(json.dumps(flags)))
     if difference:
-        raise DataError("--%s" % difference[0], "%r as in the unfinished run in %s" % (difference[1], output_path),
-                        repr(difference[2]), "give the same value to continue it, another --output_path, or "
-                        "--resume=False to start anew")
+        longer = ", --extend when it is larger to train on to that end" if difference[0] in _LENGTHS else ""
+        raise DataError("--%s" % difference[0], "%r as in the %s run in %s" % (difference[1], state, output_path),
+                        repr(difference[2]), "give the same value to continue it%s, another --output_path with "
+                        "--init_from=%s to start anew from its weights, or --resume=False to start from none" % (
+                            longer, output_path))
     return True, False
+
+
+def _check_extension(output_path, flags):
+    """The lengths of a longer run, which --extend admits; DataError when it is not longer than what is there."""
+    prefix, state = find_checkpoint(output_path)
+    unit = "step" if flags.get("train_steps") else "epoch"
+    check_is_before_end(prefix, state, unit, flags.get("train_steps") or flags.get("epochs"), "--extend")
+    return {name: flags.get(name) for name in _LENGTHS}
 
 
 def _check_resume(output_path, flags, state):
     """DataError when --resume asks for what is not there; `state` of the run folder: none, unfinished, finished."""
     resume = flags["resume"]
-    if resume in ("auto", "False"):
+    if flags.get("extend") and (state == "none" or resume not in ("auto", "True")):
+        raise DataError(output_path, "a run to train on, because of --extend",
+                        "no %s in it" % FLAGS_FILE if state == "none" else "--resume=%s" % resume,
+                        "give the --output_path of the run that is to become longer, and no --resume")
+    if resume in ("auto", "False") or flags.get("extend"):
         return
     if resume == "True":
         if state != "unfinished":
@@ -86,6 +104,9 @@ def _check_resume(output_path, flags, state):
                             "no %s in it" % FLAGS_FILE if state == "none" else "a finished one",
                             "give the --output_path of the run to continue, or leave --resume out to train anew")
         return
+    if flags.get("init_from"):
+        raise DataError("--init_from", "one place that weights come from", "--resume=%s as well" % resume,
+                        "leave one of them out: --resume=PATH brings step and optimizer, --init_from weights alone")
     prefix, source = find_checkpoint(resume)
     inside = os.path.realpath(prefix).startswith(os.path.realpath(output_path) + os.sep)
     if inside and state == "finished":
@@ -102,11 +123,26 @@ def _check_resume(output_path, flags, state):
         check_is_before_end(prefix, source, "epoch", flags.get("epochs"))
 
 
-def check_is_before_end(prefix, state, unit, end):
+def check_is_before_end(prefix, state, unit, end, flag="--resume"):
     """DataError when a checkpoint to train on from has done as many steps, or epochs, as the new run is to have."""
     if end and state.get(unit, 0) >= end:
-        raise DataError("--resume", "a checkpoint before %s %g, the end of this run" % (unit, end),
+        raise DataError(flag, "a checkpoint before %s %g, the end of this run" % (unit, end),
                         "%s of %s %g" % (prefix, unit, state[unit]), "give a larger --epochs or --train_steps")
+
+
+def check_classes(prefix, state, classes, where):
+    """DataError when a checkpoint says that it was trained on other classes than those of the data.
+
+    Args:
+      prefix, state: from find_checkpoint.
+      classes: names, in order.
+      where: what the data comes from, for the message.
+    """
+    recorded = state.get("classes", list(classes))
+    for number, (name, other) in enumerate(itertools.zip_longest(recorded, classes)):
+        if name != other:
+            raise DataError(where, "the classes of %s, whose class %d is %s" % (prefix, number, name or "absent"),
+                            other or "no such class", "give the data that it was trained with")
 
 
 def find_start(store, continued, resume, end_step):
@@ -286,7 +322,8 @@ def find_checkpoint(path, best=False):
     if os.path.exists(path + ".index"):
         return path, _read_fields(os.path.join(os.path.dirname(path), STATE_FILE)) or {}
     raise DataError(path, "a run folder, its ckpt folder, a checkpoint's folder or a path prefix such as "
-                          "ckpt/step-00000500/model", "no whole checkpoint", "train first, or correct the path")
+                          "ckpt/step-00000500/model", kind_of(path) or "no whole checkpoint",
+                    "train first, or correct the path")
 
 
 def _whole(folder):

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.files import DataError
 
+IMAGE_PX = 32
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_TRAIN_FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
@@ -158,7 +159,8 @@ def find_cifar10(data_path):
     Raises:
       DataError: nothing was given, or none of these is there.
     """
-    do = "give --data_path=DIR, where DIR is %s, a folder that holds it, or %s" % (CIFAR10_FOLDER, CIFAR10_ARCHIVE)
+    do = "give --data_path=DIR, where DIR is %s, a folder that holds it, %s, or has a folder of pictures for each " \
+         "class" % (CIFAR10_FOLDER, CIFAR10_ARCHIVE)
     if not data_path:
         raise DataError("--data_path", "the place of CIFAR-10 (Python version)", "nothing", do)
     path = os.path.expanduser(data_path)

@@ -101,6 +101,14 @@ def finish(tf, folder, frozen, images, outputs, example, expected, about):
         json.dump(description, file, indent=1)
 
 
+def example_images(side_px, count=4):
+    """uint8 [count, side_px, side_px, 3]: smooth, unlike noise, so that what differs in a network would show."""
+    random = np.random.RandomState(0)
+    coarse = random.randint(0, 256, (count, 8, 8, 3))
+    repeats = -(-side_px // 8)
+    return np.repeat(np.repeat(coarse, repeats, 1), repeats, 2)[:, :side_px, :side_px].astype(np.uint8)
+
+
 def tell(folder):
     """Prints what an export holds."""
     description = read_json(os.path.join(folder, DESCRIPTION))
@@ -108,8 +116,8 @@ def tell(folder):
         print("exported: %s, largest difference from the checkpoint %.1e" % (
             os.path.join(folder, name), description["difference"][kind]))
     print("exported: %s" % os.path.join(folder, DESCRIPTION))
-    if "onnx" not in description["files"]:
-        print("no ONNX: %s" % (_missing_for_onnx() or "tf2onnx does not take this graph"))
+    if "onnx" not in description["files"] and _missing_for_onnx():
+        print("no ONNX: %s" % _missing_for_onnx())
     for side, tensors in (("input", {description["input"]["name"]: description["input"]}),
                           ("output", description["outputs"])):
         for name, tensor in tensors.items():

@@ -15,6 +15,9 @@ import stat
 import sys
 import tempfile
 
+_KINDS = ((b"version https://git-lfs", "a pointer of Git LFS to a file, which `git lfs pull` fetches"),
+          (b"\x89HDF", "an HDF5 file"), (b"PK\x03\x04", "a zip archive (what torch.save and numpy.savez write)"),
+          (b"\x80", "a pickle, which is not read"))
 WHOLE_FILE = ".whole.json"  # of whole_folder(): who made a folder, with which settings, and its files with their sizes
 
 
@@ -61,6 +64,18 @@ def read_json(path):
             return json.load(file)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def kind_of(path):
+    """What a file is by its first bytes, in a few words, where that can be told; None for a folder and the rest."""
+    if not os.path.isfile(path):
+        return None if os.path.exists(path) else "no such file or folder"
+    with open(path, "rb") as file:
+        start = file.read(64)
+    for signature, kind in _KINDS:
+        if start.startswith(signature):
+            return kind
+    return "an ONNX model" if start[:1] == b"\x08" and start[2:3] in b"\x12\x3a" else None if start else "an empty file"
 
 
 def write_text(path, text):

@@ -68,7 +68,7 @@ DUMP_STEPS = "steps and ascending ranges such as 0|5|10-20, at most 100 of them"
 
 # These may differ between a run and its continuation: they change what is shown, kept or recorded, not the weights.
 FREE_TO_CHANGE = frozenset([
-    "data_path", "output_path", "SUMMARY", "log_every", "eval_every", "save_every", "resume", "over_dump",
+    "data_path", "output_path", "SUMMARY", "log_every", "eval_every", "save_every", "resume", "extend", "over_dump",
     "data_dump_flag", "data_dump_step", "data_dump_path", "profiling", "profiling_dump_path", "log_name", "threads",
     "iterations_per_loop", "max_bad_records", "do_checkpoint", "prepare", "num_workers", "eval_images", "eval_set",
     "eval_precision",
@@ -253,6 +253,8 @@ def add_run_group(parser, epochs, batch_size, precision_mode, spelling=None):
                           "to continue; False: start anew (what is there is moved aside); PATH: train on from that "
                           "run's checkpoint with all that it holds, step and optimizer included, to the longer end "
                           "that --epochs or --train_steps says")
+    parser.add_bool(run, "--extend", False, "train the run of output_path on, finished or not, to a larger --epochs or "
+                                            "--train_steps; from there on the schedule is that of the longer run")
     run.add_argument("--seed", type=integer(0), default=0, help="of weights, data order and augmentation")
     run.add_argument("--SUMMARY", "--tensorboard_dir", dest="SUMMARY", type=output_path, metavar="DIR",
                      help="TensorBoard folder; default tb in the run folder")
@@ -341,6 +343,7 @@ def first_difference(old, new):
       (name, old value, new value) or None.
     """
     for name in sorted(set(old) | set(new)):
-        if name not in FREE_TO_CHANGE and old.get(name) != new.get(name):
+        # A run that is older than a flag has no value for it: that counts as the flag not given.
+        if name not in FREE_TO_CHANGE and (old.get(name) or None) != (new.get(name) or None):
             return name, old.get(name), new.get(name)
     return None

@@ -66,6 +66,13 @@ def few_cifar10(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='session')
+def drawn_photos(tmp_path_factory):
+    """str, class folders of 12 photos each of red, green and blue."""
+    import photos
+    return photos.draw(str(tmp_path_factory.mktemp('photos') / 'photos'), 12)
+
+
 def _ip(*words):
     done = subprocess.run(['ip'] + list(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode == 0, ' '.join(['ip'] + list(words)) + ': ' + done.stdout.strip()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Own pictures and own weights, in programs with a small network: train, freeze, extend, evaluate, predict, export."""
+import os
+import shutil
+import sys
+
+import programs
+import pytest
+from conftest import ROOT
+from programs import event
+
+FOLDER = os.path.join(ROOT, 'CSPNet_ID0840_for_TensorFlow')
+sys.path.insert(0, FOLDER)
+import test as evaluation  # noqa: E402
+import train  # noqa: E402
+
+TINY = ['--batch_size=16', '--warmup_steps=2', '--DISPLAY_STEP=1', '--LEARNING_RATE=0.01', '--train_steps=2']
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    for module in (train, evaluation):
+        monkeypatch.setattr(module, 'PREPARED', str(tmp_path / 'data' / 'prepared'))
+
+
+def weights(folder, step):
+    return programs.weights(folder / 'ckpt' / ('step-%08d' % step) / 'model')
+
+
+@pytest.fixture
+def base(few_cifar10, tmp_path_factory, here):
+    """A finished run of two steps on CIFAR-10."""
+    folder = tmp_path_factory.getbasetemp() / 'base'
+    if not folder.exists():
+        code, said = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % folder, *TINY)
+        assert code == 0, said
+    return folder
+
+
+@pytest.mark.smoke
+def test_own_classes_start_from_weights_of_others_and_frozen_parts_stay(base, drawn_photos, tmp_path, here):
+    output = tmp_path / 'run'
+    words = ['--data_path=%s' % drawn_photos, '--output_path=%s' % output] + TINY
+    code, said = here(train, '--init_from=%s' % base, '--freeze=2', *words)
+    assert code == 0, said
+    started = event(said, 'run')
+    assert started['classes'] == '3' and started['weights_anew'] == '2' and int(started['weights_loaded']) > 60
+    assert started['anew'] == 'cspdarknet53/classifier/biases cspdarknet53/classifier/weights'
+    assert 'held out to judge by: 3 of 36 pictures' in said and event(said, 'eval')['images'] == '3'
+    before, after = weights(base, 2), weights(output, 2)
+    frozen = [name for name in before if name.startswith(('cspdarknet53/stem/', 'cspdarknet53/stage1/'))]
+    frozen = [name for name in frozen if not name.endswith('Momentum')]
+    assert len(frozen) > 30 and all((before[name] == after[name]).all() for name in frozen)
+    assert not [name for name in after if name.startswith('cspdarknet53/stage1/') and name.endswith('Momentum')]
+    moved = [name for name in before if name.startswith('cspdarknet53/stage2/') and not name.endswith('Momentum')]
+    assert all((before[name] != after[name]).any() for name in moved if 'widen' not in name)
+    assert after['cspdarknet53/classifier/biases'].shape == (3,)
+    code, said = here(evaluation, '--data_path=%s' % drawn_photos, '--checkpoint=%s' % output)
+    assert code == 0 and event(said, 'eval')['images'] == '3' and 'green' in said
+    code, said = here(train, '--init_from=%s' % output, *(words + ['--output_path=%s' % (tmp_path / 'again')]))
+    assert 'anew' not in event(said, 'run') and event(said, 'run')['weights_anew'] == '0'
+
+
+def test_a_finished_run_is_extended_when_asked(base, few_cifar10, tmp_path, here):
+    output = tmp_path / 'run'
+    shutil.copytree(str(base), str(output))
+    words = ['--data_path=%s' % few_cifar10, '--output_path=%s' % output] + TINY[:-1]
+    code, said = here(train, '--train_steps=2', '--extend', *words)
+    assert code == 1 and '--extend: expected a checkpoint before step 2' in event(said, 'fail')['message']
+    code, said = here(train, '--train_steps=4', '--extend', *(words + ['--batch_size=8']))
+    message = event(said, 'fail')['message']
+    assert code == 1 and '--batch_size: expected 16 as in the finished run' in message and '--init_from=' in message
+    code, said = here(train, '--train_steps=4', '--extend', *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '2' and event(said, 'done')['step'] == '4', said
+    assert not os.path.exists(str(output) + '.1') and weights(output, 4)['global_step'] == 4
+    code, said = here(train, '--train_steps=4', '--extend', *(words + ['--output_path=%s' % (tmp_path / 'none')]))
+    assert code == 1 and 'a run to train on' in event(said, 'fail')['message']
+
+
+def pointer(path, _):
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 8\n')
+
+
+def pickled(path, _):
+    path.write_bytes(b'\x80\x04cos\nsystem\n.')
+
+
+def onnx(path, _):
+    path.write_bytes(b'\x08\x07\x12\x07pytorch')
+
+
+def half(path, base):
+    shutil.copytree(str(base / 'ckpt' / 'step-00000002'), str(path))
+    os.truncate(str(path / 'model.data-00000-of-00001'), 100)
+
+
+def of_another_network(path, _):
+    import tensorflow.compat.v1 as tf
+    path.mkdir()
+    with tf.Graph().as_default(), tf.Session() as session:
+        variable = tf.get_variable('conv/kernel', [3, 3])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver([variable]).save(session, str(path / 'model'), write_meta_graph=False)
+
+
+@pytest.mark.parametrize('make, said', [
+    (pointer, 'a pointer of Git LFS'), (pickled, 'a pickle'), (onnx, 'an ONNX model'), (half, 'no whole checkpoint'),
+    (of_another_network, 'expected weights of this network'), (lambda *_: None, 'no such file')])
+def test_weights_of_something_else_are_one_sentence(base, few_cifar10, tmp_path, here, make, said):
+    make(tmp_path / 'weights', base)
+    path = tmp_path / 'weights' / 'model' if make is of_another_network else tmp_path / 'weights'
+    code, heard = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'run'),
+                       '--init_from=%s' % path, *TINY)
+    message = event(heard, 'fail')['message']
+    assert code == 1 and said in message and 'Traceback' not in heard, heard
+    assert not os.path.exists(str(tmp_path / 'run' / 'ckpt'))
