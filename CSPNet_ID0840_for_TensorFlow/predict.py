@@ -28,26 +28,27 @@ def parse_args(argv=None):
 def predict(parsed):
     """Prints the table and writes the files; returns the exit code."""
     pictures.find(parsed.pictures)
-    start = None if parsed.model else checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
+    prefix, state = (None, {}) if parsed.model else checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
-    tf = runtime.tf
     if parsed.model:
         from common import export
-        run, about = export.open_export(tf, parsed.model, "CSPNet")
-        return _classify(parsed, lambda images: run(images)["probabilities"], about["classes"],
-                         {"model": "CSPNet", "export": parsed.model, "step": about.get("step")})
-    from export_model import build
-    prefix, state = start
-    classes = state.get("classes", list(cifar10.CIFAR10_CLASSES))
-    session, images, outputs = build(runtime, prefix, len(classes))
-    return _classify(parsed, lambda batch: session.run(outputs["probabilities"], {images: batch}), classes,
-                     {"model": "CSPNet", "checkpoint": prefix, "step": state.get("step")})
+        state, run = export.open_export(runtime.tf, parsed.model, "CSPNet")
+        source = {"export": parsed.model}
 
+        def infer(images):
+            return run(images)["probabilities"]
+    else:
+        from export_model import build
+        state.setdefault("classes", list(cifar10.CIFAR10_CLASSES))
+        session, placeholder, outputs = build(runtime, prefix, len(state["classes"]))
+        source = {"checkpoint": prefix}
 
-def _classify(parsed, infer, classes, about):
-    return predictions.classify(parsed, lambda data: pictures.square(data, cifar10.IMAGE_PX), infer, classes, about,
-                                BATCH_SIZE)
+        def infer(images):
+            return session.run(outputs["probabilities"], {placeholder: images})
+
+    return predictions.classify(parsed, lambda data: pictures.square(data, cifar10.IMAGE_PX), infer, state["classes"],
+                                dict(source, model="CSPNet", step=state.get("step")), BATCH_SIZE)
 
 
 def main(argv=None):

@@ -53,25 +53,32 @@ def export_session(tf, session, folder, images, outputs, example, about):
 
 
 @contextlib.contextmanager
-def new_folder(folder, flag="--export_dir"):
-    """Yields a folder to fill, which becomes `folder` when the block ends well; else nothing is left of it."""
-    check_new_folder(folder, flag)
+def new_folder(folder, replace=False):
+    """Yields a folder to fill, which becomes `folder` when the block ends well; else nothing is left of it.
+
+    Args:
+      folder: new, unless what is there is to be replaced.
+    """
+    if not replace:
+        check_new_folder(folder, "--export_dir")
     parent, name = os.path.split(os.path.abspath(folder))
     try:
         os.makedirs(parent, exist_ok=True)
         partial = tempfile.mkdtemp(prefix=".%s." % name, dir=parent)
     except OSError as error:
         raise DataError(folder, "a place that can be written", error.strerror or str(error),
-                        "give another %s" % flag) from error
+                        "give another place") from error
     try:
         yield partial
         os.chmod(partial, 0o755)
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def finish(tf, folder, frozen, images, outputs, example, expected, about):
+def finish(tf, folder, frozen, images, outputs, example, expected, about, onnx=True):
     """What follows a SavedModel in a folder: frozen graph, ONNX, comparisons, model.json.
 
     Args:
@@ -81,6 +88,7 @@ def finish(tf, folder, frozen, images, outputs, example, expected, about):
       images, outputs: a tensor and {name: tensor}, or anything with name, dtype and shape.
       example: array for `images`; expected: {name: array}, the checkpoint's outputs for it.
       about: as for export_session.
+      onnx: whether to write that as well, where it can be: it takes longest.
     Raises:
       DataError: something gives other results than the checkpoint.
     """
@@ -91,7 +99,7 @@ def finish(tf, folder, frozen, images, outputs, example, expected, about):
                        files={"saved_model": SAVED_MODEL, "frozen_graph": FROZEN_GRAPH}, difference={})
     checks = [("saved_model", SAVED_MODEL, run_saved_model, TOLERANCE),
               ("frozen_graph", FROZEN_GRAPH, run_frozen_graph, TOLERANCE)]
-    if _write_onnx(frozen, os.path.join(folder, ONNX), images, outputs):
+    if onnx and _write_onnx(frozen, os.path.join(folder, ONNX), images, outputs):
         description["files"]["onnx"] = ONNX
         checks.append(("onnx", ONNX, run_onnx, ONNX_TOLERANCE))
     for name, file_name, run, tolerance in checks:
@@ -149,11 +157,18 @@ def open_export(tf, folder, model):
 
 def run_saved_model(tf, path, description):
     """A SavedModel as function(array) -> {output: array}."""
+    name_in = description["input"]["name"]
+    if tf.executing_eagerly():
+        import tensorflow
+        module = tensorflow.saved_model.load(path)
+        # A signature lives as long as its module.
+        return lambda images, _module=module: {name: value.numpy() for name, value in module.signatures[
+            "serving_default"](**{name_in: tensorflow.constant(images)}).items()}
     session = tf.Session(graph=tf.Graph())
     with session.graph.as_default():
         loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], path)
     signature = loaded.signature_def[tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
-    fed = signature.inputs[description["input"]["name"]].name
+    fed = signature.inputs[name_in].name
     fetched = {name: signature.outputs[name].name for name in description["outputs"]}
     return lambda images: session.run(fetched, {fed: images})
 

@@ -87,20 +87,35 @@ def load_fitting(tf, session, source, where, variables=None, anew=()):
     from_checkpoint = isinstance(source, str)
     stored = stored_shapes(tf, source) if from_checkpoint else {name: list(array.shape)
                                                                 for name, array in source.items()}
-    fits = sorted(name for name, variable in variables.items()
-                  if name not in anew and list(stored.get(name, ())) == variable.shape.as_list() and name in stored)
-    if not fits:
-        raise DataError(where, "weights of this network, such as %s of shape %s" % next(
-            (name, variables[name].shape.as_list()) for name in sorted(variables)), _listed(stored),
-            "give a run or a checkpoint of this network")
+    loaded = fitting(stored, {name: variable.shape.as_list() for name, variable in variables.items()}, where, anew)
     if from_checkpoint:
-        restore(tf, session, source, {name: variables[name] for name in fits})
+        restore(tf, session, source, {name: variables[name] for name in loaded.names})
     else:
-        session.run([variables[name].initializer for name in fits],
-                    {variables[name].initial_value: source[name] for name in fits})
-    unused = sorted(name for name in stored if name not in variables and name != "global_step" and
-                    not any(name.startswith(other + "/") for other in variables))
-    return Loaded(fits, sorted(set(variables) - set(fits)), unused)
+        session.run([variables[name].initializer for name in loaded.names],
+                    {variables[name].initial_value: source[name] for name in loaded.names})
+    return loaded
+
+
+def fitting(stored, wanted, where, anew=()):
+    """What of stored weights fits a network, by name and shape.
+
+    Args:
+      stored, wanted: {name: shape as list of int}.
+      where, anew: as for load_fitting.
+    Returns:
+      Loaded.
+    Raises:
+      DataError: nothing fits.
+    """
+    fits = sorted(name for name, shape in wanted.items()
+                  if name not in anew and name in stored and list(stored[name]) == list(shape))
+    if not fits:
+        name = min(wanted)
+        raise DataError(where, "weights of this network, such as %s of shape %s" % (name, list(wanted[name])),
+                        _listed(stored), "give a run or a checkpoint of this network")
+    unused = sorted(name for name in stored if name not in wanted and name != "global_step" and
+                    not any(name.startswith(other + "/") for other in wanted))
+    return Loaded(fits, sorted(set(wanted) - set(fits)), unused)
 
 
 def _listed(stored):

@@ -15,7 +15,7 @@ from common.files import DataError, walk
 IMAGE_ENDINGS = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _JPEG_FORMATS = ("JPEG", "MPO")
 _JPEG_QUALITY = 95
-_TILE_PX, _LABEL_LENGTH = 112, 22  # of a contact sheet: longest side of an image, letters that fit above it
+_TILE_PX, _LABEL_LENGTH = 120, 23  # of a contact sheet: longest side of an image, letters that fit above it
 _ORIENTATION_TAG = 0x0112
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> PIL.Image.Transpose that makes it upright
 

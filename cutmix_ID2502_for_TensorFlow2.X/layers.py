@@ -7,8 +7,8 @@ EPSILON = 1e-3
 MOMENTUM = 0.9  # statistics are over 2,048 values a channel and more: short averages follow the weights
 
 
-def standard_normalise(x, name, shortcut=None):
-    """Batch normalisation (Ioffe and Szegedy 2015), `+ shortcut` where one is given, ReLU."""
+def standard_normalise(x, name, shortcut=None, frozen=False):
+    """Batch normalisation (Ioffe and Szegedy 2015), `+ shortcut` where one is given, ReLU; not for training frozen."""
     x = keras.layers.BatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=name)(x)
     if shortcut is not None:
         x = keras.layers.Add(name=name + "_add")([x, shortcut])
@@ -19,7 +19,14 @@ class NormaliseAndRelu(keras.layers.Layer):
     """ReLU(batch normalisation(x) + shortcut) in training, by TensorFlow's fused operation.
 
     Its variables are those of Keras' BatchNormalization, which Keras 3 computes by a dozen elementwise operations.
+
+    Args:
+      frozen: normalise by the moving statistics, and leave them as they are.
     """
+
+    def __init__(self, frozen=False, **words):
+        super().__init__(**words)
+        self._frozen = frozen
 
     def build(self, input_shape):
         shape = input_shape[0] if isinstance(input_shape[0], (tuple, list, tf.TensorShape)) else input_shape
@@ -34,16 +41,20 @@ class NormaliseAndRelu(keras.layers.Layer):
 
     def call(self, inputs):
         x, shortcut = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        given = (self.moving_mean, self.moving_variance) if self._frozen else (None, None)
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=EPSILON, is_training=True)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta),
+            *(None if value is None else tf.convert_to_tensor(value) for value in given), epsilon=EPSILON,
+            is_training=not self._frozen)
+        for moving, batch in () if self._frozen else ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign_sub((moving - batch) * (1.0 - MOMENTUM))
         return tf.nn.relu(y if shortcut is None else y + shortcut)
 
 
-def fused_normalise(x, name, shortcut=None):
+def fused_normalise(x, name, shortcut=None, frozen=False):
     """standard_normalise as one layer, in the type of the map that comes in."""
-    return NormaliseAndRelu(name=name, dtype="float32", autocast=False)(x if shortcut is None else [x, shortcut])
+    layer = NormaliseAndRelu(frozen, name=name, dtype="float32", autocast=False)
+    return layer(x if shortcut is None else [x, shortcut])
 
 
 def dtype_policy(compute_dtype):

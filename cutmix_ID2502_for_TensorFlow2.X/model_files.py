@@ -5,8 +5,9 @@ A checkpoint folder holds, beside common.checkpoint's state.json:
   model.h5             whole model, Keras' hdf5 format; both Keras generations read its weights
   model.weights.h5     weights alone, for network.load_weights
   model.optimizer.npz  the optimizer's variables, in its order
-export/saved_model of a run folder serves: uint8 images [N, H, W, 3] -> scores and probabilities [N, classes].
+An export has the first two and serves: uint8 images [N, H, W, 3] -> scores and probabilities [N, classes].
 """
+import io
 import os
 import warnings
 import zipfile
@@ -14,10 +15,14 @@ import zipfile
 import numpy as np
 
 from common import checkpoint, files
-from common.files import DataError
-from common.graph_files import check_variables
+from common import export as exporting
+from common.files import DataError, kind_of, read_json
+from common.graph_files import check_variables, fitting
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
+PREPROCESSING = {"colours": "RGB, upright as EXIF says", "crop": "central square", "resize_px": [32, 32],
+                 "resample": "bicubic, antialiased", "values": "0 to 255, as they are; the network standardises them"}
+_KERAS_ENDINGS = (".h5", ".hdf5", ".keras")
 _HDF5_OVERHEAD_BYTES = 1000000
 _ANOTHER = "give export/saved_model, export/model.h5 or a checkpoint of a run folder"
 
@@ -78,11 +83,9 @@ def restore_optimizer(prefix, optimizer):
 
 def _reason(path, error):
     """Why a file could not be read, in a line."""
-    if not os.path.exists(path):
-        return "no such file"
-    with open(path, "rb") as file:
-        if file.read(20) == b"version https://git-":
-            return "a pointer of Git LFS to the file, which `git lfs pull` fetches"
+    kind = kind_of(path)
+    if kind and "HDF5" not in kind and "zip" not in kind:
+        return kind
     return "%s: %.150s" % (type(error).__name__, str(error).strip().split("\n")[0].rstrip(":"))
 
 
@@ -94,8 +97,12 @@ def optimizer_variables(optimizer):
 
 def network_variables(network):
     """{"layer/variable": variable} of a keras.Model, under the same names in Keras 2 and 3."""
-    return {"%s/%s" % (layer.name, variable.name.split("/")[-1].split(":")[0]): variable
+    return {"%s/%s" % (layer.name, _name_of(variable)): variable
             for layer in network.layers for variable in layer.weights}
+
+
+def _name_of(variable):
+    return variable.name.split("/")[-1].split(":")[0]
 
 
 def copy_weights(source, target):
@@ -105,42 +112,97 @@ def copy_weights(source, target):
         variable.assign(values[name])
 
 
+def read_weights(path, network):
+    """The weights in a Keras file: of a whole model or weights alone (.h5, .hdf5), .weights.h5 or .keras of Keras 3.
+
+    Args:
+      network: keras.Model; a .weights.h5 of Keras 3 has no names, so its layers are taken in the order of these.
+    Returns:
+      {"layer/variable": array}, as of network_variables().
+    Raises:
+      DataError: the file cannot be read.
+    """
+    import h5py
+    found = {}
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+            found["/".join(name.split(":")[0].split("/")[-2:])] = item[()]
+
+    try:
+        file_object = path
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                file_object = io.BytesIO(packed.read("model.weights.h5"))
+        with h5py.File(file_object, "r") as file:
+            if "layers" not in file:
+                file.visititems(collect)
+                return found
+            numbered = file["layers"]
+            for layer, place in _keras3_places(network).items():
+                variables = numbered[place]["vars"] if place in numbered else {}
+                found.update({"%s/%s" % (layer.name, _name_of(variable)): variables[str(number)][()]
+                              for number, variable in enumerate(layer.weights) if str(number) in variables})
+            return found
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and others
+        raise DataError(path, "hdf5 weights of %s" % network.name, _reason(path, error), _ANOTHER) from error
+
+
+def _keras3_places(network):
+    """{layer: its folder in a .weights.h5 of Keras 3}: the class's name, numbered from the second on."""
+    counts, places = {}, {}
+    for layer in network.layers:
+        names = [_name_of(variable) for variable in layer.weights]
+        if names:
+            kind = {1: "batch_normalization", 2: "dense", 4: "conv2d"}[len(layer.weights[0].shape)]
+            counts[kind] = counts.get(kind, 0) + 1
+            places[layer] = kind if counts[kind] == 1 else "%s_%d" % (kind, counts[kind] - 1)
+    return places
+
+
 def load_weights(network, path):
-    """Fills a network from an hdf5 file of weights or of a whole model.
+    """Fills a network from a Keras file.
 
     Raises:
       DataError: the file cannot be read, or is of another network.
     """
-    import h5py
-    datasets, variables = {}, network_variables(network)
-
-    def collect(name, item):
-        if isinstance(item, h5py.Dataset):
-            datasets["/".join(name.split(":")[0].split("/")[-2:])] = item
-
-    try:
-        with h5py.File(path, "r") as file:
-            layers_by_class = "layers" in file  # Keras 3's *.weights.h5
-            if not layers_by_class:
-                file.visititems(collect)
-                check_variables({name: list(item.shape) for name, item in datasets.items()},
-                                {name: list(item.shape) for name, item in variables.items()}, path)
-                for name, variable in variables.items():
-                    variable.assign(datasets[name][()])
-        if layers_by_class:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # one for each layer that is not found
-                network.load_weights(path)
-    except DataError:
-        raise
-    except Exception as error:  # h5py and Keras raise OSError, KeyError, RuntimeError and others
-        raise DataError(path, "hdf5 weights of %s" % network.name, _reason(path, error), _ANOTHER) from error
+    values, variables = read_weights(path, network), network_variables(network)
+    check_variables({name: list(value.shape) for name, value in values.items()},
+                    {name: list(variable.shape) for name, variable in variables.items()}, path)
+    for name, variable in variables.items():
+        variable.assign(values[name])
 
 
-def export(tf, folder, network):
-    """Writes folder/model.h5, folder/model.weights.h5 and folder/saved_model."""
-    os.makedirs(folder, exist_ok=True)
-    _save_network(os.path.join(folder, "model"), network)
+def load_fitting(network, path, anew=()):
+    """Fills what fits of a network from a Keras file; the rest stays as it is.
+
+    Args:
+      anew: names of variables that are to stay whatever the file holds, as the head of other classes.
+    Returns:
+      graph_files.Loaded.
+    Raises:
+      DataError: the file cannot be read, or nothing of it fits.
+    """
+    values, variables = read_weights(path, network), network_variables(network)
+    loaded = fitting({name: list(value.shape) for name, value in values.items()},
+                     {name: list(variable.shape) for name, variable in variables.items()}, path, anew)
+    for name in loaded.names:
+        variables[name].assign(values[name])
+    return loaded
+
+
+def export(tf, folder, network, about, replace=False):
+    """Writes model.h5, model.weights.h5 and what common/export.py says to a folder that appears whole or not at all.
+
+    Args:
+      tf: TensorFlow 2.
+      network: keras.Model made of Keras' own layers.
+      about: JSON-able dict for model.json: classes, checkpoint, step.
+      replace: an export that is there, without ONNX, as at the end of a run.
+    Raises:
+      DataError: the folder holds something, or what was written gives other results than the network.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     def serve(images):
         scores = network(images, training=False)
@@ -150,7 +212,50 @@ def export(tf, folder, network):
     module.network = network
     module.serve = tf.function(serve, input_signature=[
         tf.TensorSpec([None] + list(network.input_shape[1:]), tf.uint8, INPUTS)])
-    tf.saved_model.save(module, os.path.join(folder, "saved_model"), signatures=module.serve)
+    example = exporting.example_images(network.input_shape[1])
+    expected = {name: value.numpy() for name, value in serve(tf.constant(example)).items()}
+    with exporting.new_folder(folder, replace) as partial:
+        _save_network(os.path.join(partial, "model"), network)
+        tf.saved_model.save(module, os.path.join(partial, exporting.SAVED_MODEL), signatures=module.serve)
+        frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
+        with tf.Graph().as_default() as graph:
+            found = tf.graph_util.import_graph_def(
+                frozen.graph.as_graph_def(), name="", return_elements=[frozen.inputs[0].name] + [
+                    output.name for output in frozen.outputs])
+            outputs = {name: tf.identity(tensor, name) for name, tensor in zip(sorted(OUTPUTS), found[1:])}
+        exporting.finish(tf.compat.v1, partial, graph.as_graph_def(), found[0], outputs, example, expected, dict(
+            about, model="CutMix", preprocessing=PREPROCESSING), onnx=not replace)
+
+
+def find_file(path):
+    """The file behind a path, and what is known of it.
+
+    Args:
+      path: a SavedModel folder, an export's, a Keras file, or what checkpoint.find_checkpoint takes.
+    Returns:
+      (path of the file or SavedModel, state: classes, seed, step as far as they are known).
+    Raises:
+      DataError: nothing is there.
+    """
+    path = os.path.expanduser(path)
+    if os.path.exists(os.path.join(path, "saved_model.pb")):
+        return path, _beside(path)
+    if os.path.exists(path + ".h5"):
+        return path + ".h5", _beside(path)
+    if path.endswith(_KERAS_ENDINGS):
+        return path, _beside(path)
+    if os.path.isfile(path):
+        raise DataError(path, "a file of Keras (%s) or a folder" % ", ".join(_KERAS_ENDINGS),
+                        kind_of(path) or "another file", _ANOTHER)
+    prefix, state = checkpoint.find_checkpoint(path)
+    return prefix + ".h5", state
+
+
+def _beside(path):
+    """What a checkpoint's state.json or an export's model.json beside a file says."""
+    folder = os.path.dirname(os.path.abspath(path))
+    known = [read_json(os.path.join(folder, name)) for name in (checkpoint.STATE_FILE, exporting.DESCRIPTION)]
+    return next((content for content in known if isinstance(content, dict)), {})
 
 
 def check_is_there(path):
@@ -161,29 +266,22 @@ def check_is_there(path):
 
 
 def find_scores(tf, path, make_network, make_score_function):
-    """The inference function behind a path.
+    """The inference function behind a path of find_file().
 
     Args:
-      path: a SavedModel folder, an .h5 file, or what checkpoint.find_checkpoint takes.
+      path: a SavedModel folder or a Keras file.
       make_network: () -> keras.Model.
       make_score_function: keras.Model -> function of a batch.
     Returns:
-      (uint8 [B, H, W, 3] -> float32 [B, classes], the file or folder it came from, its step or 0).
+      uint8 [B, H, W, 3] -> float32 [B, classes].
     Raises:
-      DataError: nothing is there, or it is of another network.
+      DataError: it is of another network.
     """
-    path, state, network = os.path.expanduser(path), {}, make_network()
-    if os.path.exists(os.path.join(path, "saved_model.pb")):
-        return _served_scores(tf, path, network), path, 0
-    if os.path.exists(path + ".h5"):
-        path += ".h5"
-    elif not path.endswith((".h5", ".hdf5")):
-        if os.path.isfile(path):
-            raise DataError(path, "an .h5 file or a folder", "another file", _ANOTHER)
-        prefix, state = checkpoint.find_checkpoint(path)
-        path = prefix + ".h5"
+    network = make_network()
+    if os.path.isdir(path):
+        return _served_scores(tf, path, network)
     load_weights(network, path)
-    return make_score_function(network), path, state.get("step", 0)
+    return make_score_function(network)
 
 
 def _served_scores(tf, path, network):

@@ -5,6 +5,7 @@
     bash test/train_full_1p.sh --data_path=DIR                       15 epochs with the recipe of the README
     python train.py --data_path=DIR --epochs=15                      the published example's hyper-parameters
     python train.py --mode=evaluate --checkpoint_dir=test/output/0 --data_path=DIR --confusion_png=confusion.png
+    python train.py --data_path=PHOTOS --init_from=RUN               your own classes, from these weights
     python train.py --preview=cutmix.png --data_path=DIR             a picture of augmented images
 
 Reads top to bottom: flags, data, network, step, loop. The loop is written out instead of calling fit: it resumes in
@@ -19,13 +20,16 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PREPARED = os.path.join(HERE, "data", "prepared")  # arrays of class folders
 import needs  # noqa: E402,F401
 
 # isort: split
-from common import cifar10, confusion, flags, runlog  # noqa: E402
+import model_files  # noqa: E402
+from common import checkpoint, cifar10, class_folders, confusion, flags, pictures, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 PREVIEW_IMAGES = 32
+PARTS = ("stem", "stage1", "stage2", "stage3")  # of resnet.py, for --freeze
 
 
 def parse_args(argv=None):
@@ -56,6 +60,7 @@ def parse_args(argv=None):
     recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=2e-4,
                         help="times the kernels, added to their gradients: twice the factor of an L2 penalty")
     flags.add_run_group(parser, epochs=15, batch_size=32, precision_mode="allow_mix_precision")
+    flags.add_transfer_group(parser, PARTS)
     parser.set_defaults(mixlist_file=os.path.join(HERE, "configs", "ops_info.json"))
     parsed = parser.parse_args(argv)
     if parsed.cutmix_probability > 1:
@@ -78,15 +83,21 @@ def find_data(parsed):
     """Where the data is: --data_path, None with --synthetic.
 
     Raises:
-      DataError: there is no CIFAR-10; says what to give.
+      DataError: there is neither CIFAR-10 nor class folders; says what to give.
     """
-    return None if parsed.synthetic else cifar10.find_cifar10(parsed.data_path)
+    return None if parsed.synthetic else class_folders.find_images(parsed.data_path, PREPARED)
 
 
-def load_data(parsed):
-    """The data set of the flags: CIFAR-10, or 2,048 random images with --synthetic."""
+def load_data(parsed, seed=None):
+    """The data set of the flags: CIFAR-10 or class folders, or 2,048 random images with --synthetic.
+
+    Args:
+      seed: of what is held out of class folders; None for the flags'.
+    """
     path = find_data(parsed)
-    return cifar10.load_cifar10(path) if path else cifar10.random_cifar10(2048, 500, parsed.seed)
+    if path is None:
+        return cifar10.random_cifar10(2048, 500, parsed.seed)
+    return class_folders.load_images(path, parsed.seed if seed is None else seed)
 
 
 def learning_rate(step, total_steps, warmup_steps, parsed):
@@ -107,7 +118,7 @@ def learning_rate(step, total_steps, warmup_steps, parsed):
 Training = collections.namedtuple("Training", "network optimizer step")
 
 
-def build_training(runtime, parsed):
+def build_training(runtime, parsed, classes=10):
     """The network in its form for training, and one step as a compiled function.
 
     Returns:
@@ -117,8 +128,10 @@ def build_training(runtime, parsed):
     tf = runtime.tf
     import layers
     import resnet
-    network = resnet.resnet20(parsed.seed, layers.fused_normalise, layers.dtype_policy(runtime.compute_dtype))
+    network = resnet.resnet20(parsed.seed, layers.fused_normalise, layers.dtype_policy(runtime.compute_dtype), classes,
+                              parsed.freeze)
     variables = network.trainable_variables
+    watched = [getattr(variable, "_value", variable) for variable in variables]  # Keras 3 wraps TensorFlow's
     if parsed.optimizer == "sgd":
         optimizer = tf.keras.optimizers.SGD(parsed.learning_rate, momentum=0.9, nesterov=True)
     else:
@@ -127,7 +140,8 @@ def build_training(runtime, parsed):
 
     @tf.function
     def step(images, labels, rate):
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
             scores = network(images, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=scores))
             scaled_loss = runtime.scale_loss(loss, optimizer)
@@ -141,24 +155,38 @@ def build_training(runtime, parsed):
     return Training(network, optimizer, runtime.naming_lost_ranks(step))
 
 
+def load_weights(network, start, class_names):
+    """Fills what fits of the network from `start`, of model_files.find_file; returns fields of the [run] line."""
+    import resnet
+    from common.graph_files import transfer_fields
+    path, state = start
+    same_classes = list(class_names) == state.get("classes", list(cifar10.CIFAR10_CLASSES))
+    return transfer_fields(path, model_files.load_fitting(network, path, () if same_classes else resnet.HEAD))
+
+
 def train(parsed):
     """Runs the training; returns the exit code."""
     data = load_data(parsed)
+    classes = len(data.class_names)
+    start = model_files.find_file(parsed.init_from) if parsed.init_from else None
     with Run(parsed, len(data.train_images)) as run:
         runtime = run.open_runtime(keras=True)
         tf = runtime.tf
         import evaluation
         import input_pipeline
-        import model_files
         import resnet
 
         # Network
-        network, optimizer, train_step = build_training(runtime, parsed)
-        standard = resnet.resnet20()  # the same in Keras' own layers and float32, for evaluation and for the files
+        network, optimizer, train_step = build_training(runtime, parsed, classes)
+        standard = resnet.resnet20(classes=classes)  # in Keras' own layers and float32, for evaluation and the files
         scores = evaluation.make_score_function(tf, standard, parsed.eval_static)
+        transfer = {}
         if run.restored:
+            checkpoint.check_classes(*run.restored, data.class_names, "--data_path")
             model_files.load_weights(network, run.restored[0] + ".h5")
             model_files.restore_optimizer(run.restored[0], optimizer)
+        elif start and run.rank == 0:  # the others get them from it
+            transfer = load_weights(network, start, data.class_names)
         variables = network.variables + model_files.optimizer_variables(optimizer)
         runtime.broadcast(variables)
 
@@ -174,10 +202,12 @@ def train(parsed):
                         **runtime.mean(evaluation.metrics(predicted, labels), len(labels)))
 
         # Loop
-        run.begin(variables, save, evaluate, "top1", state={"network": resnet.NAME}, peak_rate=parsed.learning_rate,
-                  at_end=lambda: model_files.export(tf, os.path.join(parsed.output_path, "export"), standard),
-                  model="CutMix", network=resnet.NAME, parameters=standard.count_params())
-        batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, resnet.CLASSES, parsed,
+        state = {"network": resnet.NAME, "classes": list(data.class_names), "seed": parsed.seed}
+        run.begin(variables, save, evaluate, "top1", state=state, peak_rate=parsed.learning_rate,
+                  at_end=lambda: model_files.export(tf, os.path.join(parsed.output_path, "export"), standard, dict(
+                      state, step=run.total_steps), replace=True),
+                  model="CutMix", network=resnet.NAME, parameters=standard.count_params(), classes=classes, **transfer)
+        batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, classes, parsed,
                                                        run.first_step, run.rank, run.ranks))
         for step in run.steps():
             images, labels = run.wait(batches)
@@ -191,15 +221,16 @@ def evaluate(parsed):
     """--mode=evaluate: the figures of a saved network on all test images; returns 0."""
     if parsed.confusion_png:
         confusion.check_can_draw()
-    data = load_data(parsed)
-    import model_files
-    model_files.check_is_there(parsed.checkpoint_dir)
+    found, state = model_files.find_file(parsed.checkpoint_dir)
+    step = state.get("step", 0)
+    data = load_data(parsed, state.get("seed"))  # what the run held out
+    checkpoint.check_classes(found, state, data.class_names, "--data_path")
     from common.runtime import open_runtime
     runtime = open_runtime(parsed, keras=True)
     import evaluation
     import resnet
-    scores, found, step = model_files.find_scores(
-        runtime.tf, parsed.checkpoint_dir, resnet.resnet20,
+    scores = model_files.find_scores(
+        runtime.tf, found, lambda: resnet.resnet20(classes=len(data.class_names)),
         lambda network: evaluation.make_score_function(runtime.tf, network, parsed.eval_static))
     log = runlog.RunLog()
     log.event(runlog.RUN, model="CutMix", mode="evaluate", network=resnet.NAME, batch_size=evaluation.BATCH_SIZE,
@@ -222,11 +253,13 @@ def write_preview(parsed):
     from common.runtime import open_runtime
     open_runtime(parsed, keras=True)
     import input_pipeline
-    from preview import draw_preview
     shown = argparse.Namespace(**dict(vars(parsed), batch_size=min(PREVIEW_IMAGES, len(data.train_images))))
     images, labels = next(iter(input_pipeline.training_batches(data.train_images, data.train_labels,
                                                                len(data.class_names), shown, 0)))
-    draw_preview(images.numpy(), labels.numpy(), data.class_names, parsed.preview)
+    shares = [sorted(((share, name) for share, name in zip(label, data.class_names) if share > 0), reverse=True)
+              for label in labels.numpy()]
+    pictures.contact_sheet(parsed.preview, images.numpy(), [
+        "\n".join("%s %.2f" % (name, share) for share, name in of_image) for of_image in shares])
     print("preview: %s" % parsed.preview)
     return 0
 

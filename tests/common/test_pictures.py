@@ -81,7 +81,7 @@ def test_a_contact_sheet_shows_every_image_and_label(tmp_path):
     images = [np.full([32, 32, 3], shade, np.uint8) for shade in (0, 100, 200)] + [np.array(two_colours(90, 30))]
     pictures.contact_sheet(str(tmp_path / 'in' / 'sheet.png'), images, ['a $x', 'a long name ' * 3, '猫', 'd\ntwo'], 2)
     shown = np.asarray(Image.open(str(tmp_path / 'in' / 'sheet.png')).convert('RGB'))
-    assert shown.shape[0] > 2 * 112 and shown.shape[1] == 2 * 124
+    assert shown.shape[0] > 2 * 120 and shown.shape[1] == 2 * 132
     for colour in ((0, 0, 0), (100, 100, 100), (200, 200, 200), RED, GREEN):
         assert (shown == colour).all(2).sum() > 1000, colour
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Own pictures and own weights, in programs with a small network: train, freeze, extend, evaluate, predict, export."""
+import csv
+import json
 import os
 import shutil
 import sys
@@ -11,8 +13,11 @@ from programs import event
 
 FOLDER = os.path.join(ROOT, 'CSPNet_ID0840_for_TensorFlow')
 sys.path.insert(0, FOLDER)
+import export_model  # noqa: E402
+import predict  # noqa: E402
 import test as evaluation  # noqa: E402
 import train  # noqa: E402
+from tools.sampledata import SHAPES  # noqa: E402
 
 TINY = ['--batch_size=16', '--warmup_steps=2', '--DISPLAY_STEP=1', '--LEARNING_RATE=0.01', '--train_steps=2']
 
@@ -114,3 +119,43 @@ def test_weights_of_something_else_are_one_sentence(base, few_cifar10, tmp_path,
     message = event(heard, 'fail')['message']
     assert code == 1 and said in message and 'Traceback' not in heard, heard
     assert not os.path.exists(str(tmp_path / 'run' / 'ckpt'))
+
+
+@pytest.fixture
+def exported(base, tmp_path_factory, here):
+    folder = tmp_path_factory.getbasetemp() / 'exported'
+    if not folder.exists():
+        code, said = here(export_model, '--checkpoint=%s' % base, '--export_dir=%s' % folder)
+        assert code == 0 and 'frozen_graph.pb, largest difference' in said, said
+    return folder
+
+
+@pytest.mark.smoke
+def test_checkpoint_and_export_predict_the_same(base, exported, drawn_photos, tmp_path, here):
+    bad = tmp_path / 'bad.jpg'
+    bad.write_bytes(b'text')
+    found = {}
+    for source in ('--checkpoint=%s' % base, '--model=%s' % exported):
+        output = tmp_path / source[2:5]
+        code, said = here(predict, source, drawn_photos, str(bad), '--output_path=%s' % output)
+        assert code == 0 and 'passed over: %s: not an image' % bad in said, said
+        with open(str(output / 'predictions.csv')) as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 36 * 5 and rows[0]['class'] in SHAPES
+        found[source] = {(row['file'], row['class']): float(row['probability']) for row in rows}
+        described = json.loads((output / 'predictions.json').read_text())
+        assert described['model'] == 'CSPNet' and described['step'] == 2 and len(described['pictures']) == 36
+        assert (output / 'predictions.png').exists()
+    of_checkpoint, of_export = found.values()
+    assert of_checkpoint == pytest.approx(of_export, abs=1e-5)
+
+
+def test_an_export_of_another_model_is_refused(exported, drawn_photos, tmp_path, here):
+    other = tmp_path / 'other'
+    shutil.copytree(str(exported), str(other))
+    described = json.loads((other / 'model.json').read_text())
+    (other / 'model.json').write_text(json.dumps(dict(described, model='ShuffleNetV2')))
+    code, said = here(predict, '--model=%s' % other, drawn_photos, '--output_path=%s' % (tmp_path / 'out'))
+    assert code == 1 and 'expected an export of CSPNet; found one of ShuffleNetV2' in event(said, 'fail')['message']
+    code, said = here(export_model, '--checkpoint=%s' % (tmp_path / 'none'), '--export_dir=%s' % (tmp_path / 'new'))
+    assert code == 1 and 'no such file' in event(said, 'fail')['message'] and not os.path.exists(str(tmp_path / 'new'))

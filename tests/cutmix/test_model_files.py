@@ -23,7 +23,7 @@ IMAGES = np.zeros((2, 32, 32, 3), np.uint8)
 def exported(tmp_path_factory):
     """A folder that a run exported into, and a network of the same shapes as Keras and TensorFlow save it."""
     folder = tmp_path_factory.mktemp('models')
-    model_files.export(tf, str(folder / 'export'), resnet.resnet20())
+    model_files.export(tf, str(folder / 'export'), resnet.resnet20(), {})
     images = tf.keras.Input([32, 32, 3], dtype='uint8', name='images')
     other = tf.keras.Model(images, tf.keras.layers.Dense(10)(tf.keras.layers.Flatten()(images / 255)))
     other.save(str(folder / 'other.h5'))
@@ -40,8 +40,9 @@ def exported(tmp_path_factory):
 
 
 def scores_of(path):
-    scores, _, _ = model_files.find_scores(tf, str(path), resnet.resnet20,
-                                           lambda network: evaluation.make_score_function(tf, network, False))
+    file, _ = model_files.find_file(str(path))
+    scores = model_files.find_scores(tf, file, resnet.resnet20,
+                                     lambda network: evaluation.make_score_function(tf, network, False))
     return scores(IMAGES)
 
 
@@ -89,8 +90,8 @@ def test_a_cut_file_a_pointer_and_another_networks_file_are_refused(exported, tm
     assert 'no such file' in refused(tmp_path / name)
     said = refused(exported / name.replace('model', 'other'))
     assert 'variable' in said or 'hdf5 weights of resnet20' in said
-    (tmp_path / 'model.keras').write_bytes(whole)
-    assert 'another file' in refused(tmp_path / 'model.keras')
+    (tmp_path / 'model.hdf').write_bytes(whole)
+    assert 'an HDF5 file' in refused(tmp_path / 'model.hdf')
 
 
 def test_an_optimizers_file_that_is_not_whole_is_refused(tmp_path):

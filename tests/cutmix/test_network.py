@@ -154,7 +154,7 @@ def test_files_reload_to_the_same_outputs(trained, tmp_path):
     network, standard = trained
     images = images_of(6, 3)
     expected = standard(images, training=False).numpy()
-    model_files.export(tf, str(tmp_path), standard)
+    model_files.export(tf, str(tmp_path), standard, {}, replace=True)
     whole = tf.keras.models.load_model(str(tmp_path / 'model.h5'), compile=False)  # without any code of this folder
     np.testing.assert_allclose(whole(images, training=False).numpy(), expected, atol=1e-5)
     fresh = resnet.resnet20(5)
@@ -166,8 +166,8 @@ def test_files_reload_to_the_same_outputs(trained, tmp_path):
     np.testing.assert_allclose(served['scores'].numpy(), expected, atol=1e-4)
     np.testing.assert_allclose(served['probabilities'].numpy().sum(1), 1, atol=1e-5)
     for path in ('model.h5', 'model.weights.h5', 'saved_model'):
-        scores, _, _ = model_files.find_scores(tf, str(tmp_path / path), resnet.resnet20,
-                                               lambda found: evaluation.make_score_function(tf, found, False))
+        scores = model_files.find_scores(tf, str(tmp_path / path), resnet.resnet20,
+                                         lambda found: evaluation.make_score_function(tf, found, False))
         np.testing.assert_allclose(scores(images), expected, atol=1e-4)
 
 

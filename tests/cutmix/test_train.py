@@ -64,7 +64,8 @@ def test_every_documented_flag_is_accepted(tmp_path):
 
 
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():
-    code = 'import sys, train, preview; print([m for m in ("tensorflow", "npu_device", "keras") if m in sys.modules])'
+    code = ('import sys, train, predict, export_model; '
+            'print([name for name in ("tensorflow", "npu_device", "keras") if name in sys.modules])')
     assert finish([sys.executable, '-c', code], cwd=FOLDER)[1].strip().endswith('[]')
     code, said = finish([sys.executable, 'train.py', '--help'], cwd=FOLDER)
     assert code == 0 and all(flag in said for flag in ('--data_path', '--eval_static', '--alpha', '--checkpoint_dir'))
@@ -110,7 +111,8 @@ def test_a_class_is_taken_for_the_one_that_scores_highest(few_cifar10, tmp_path,
     labels = cifar10.load_cifar10(few_cifar10).test_labels
     taken_for = np.where(np.arange(len(labels)) == np.flatnonzero(labels == 3)[0], 7, labels)
     scores = np.eye(10, dtype=np.float32)[np.concatenate([taken_for, np.zeros(256 - len(labels), int)])]
-    monkeypatch.setattr(model_files, 'find_scores', lambda *words: (lambda images: scores, 'it', 5))
+    monkeypatch.setattr(model_files, 'find_scores', lambda *words: lambda images: scores)
+    monkeypatch.setattr(model_files, 'find_file', lambda path: ('it', {'step': 5}))
     drawn = []
     monkeypatch.setattr(confusion, 'draw', lambda *words: drawn.extend(words))
     evaluated = evaluation_of(here, few_cifar10, '--confusion_png=%s' % (tmp_path / 'it.png'))
@@ -204,7 +206,7 @@ def test_bad_data_is_one_sentence(few_cifar10, tmp_path, capsys):
     batch.write_bytes(batch.read_bytes()[:1000])
     assert 'data_batch_3' in failure(capsys, '--data_path=%s' % (tmp_path / 'cut'), output)
     batch.unlink()
-    for words in ([output], ['--mode=evaluate'], ['--preview=%s' % (tmp_path / 'x.png')]):
+    for words in ([output], ['--preview=%s' % (tmp_path / 'x.png')]):
         assert 'data_batch_3' in failure(capsys, '--data_path=%s' % (tmp_path / 'cut'), *words)
     assert 'at most the 40 training images' in failure(
         capsys, '--data_path=%s' % few_cifar10, output, '--batch_size=41')
