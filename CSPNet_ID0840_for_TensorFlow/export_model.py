@@ -10,8 +10,9 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [path for path in (HERE, os.path.dirname(HERE)) if path not in sys.path]
+import needs  # noqa: E402,F401
 
+# isort: split
 from common import checkpoint, cifar10, files, flags, runlog  # noqa: E402
 
 PREPROCESSING = {"colours": "RGB, upright as EXIF says", "crop": "central square",
