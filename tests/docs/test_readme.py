@@ -29,8 +29,8 @@ BASH = shutil.which('bash')
 pytestmark = pytest.mark.skipif(BASH is None, reason='needs bash')
 
 HEADINGS = ['What it is', 'Results', 'Quick start', 'Your own pictures', 'Data', 'Flags that matter',
-            'Files in reading order', 'Resume, evaluate, export', 'Several cards', 'Ascend', 'Known differences from paper and document',
-            'Pitfalls']
+            'Files in reading order', 'Resume, evaluate, export', 'Several cards', 'Ascend',
+            'Known differences from paper and document', 'Pitfalls']
 RESULT_COLUMNS = ['command', 'device', 'batch', 'minutes', 'images/s', None, 'commit']  # None: the model's metric
 NOT_TRIED = ('run_tests.sh', 'download-data.sh', '.ci/run')  # everything at once, or gigabytes: they only must be there
 
