@@ -22,7 +22,7 @@ import needs  # noqa: E402,F401
 import numpy as np  # noqa: E402
 
 from common import flags  # noqa: E402
-from common.class_folders import hold_out  # noqa: E402
+from common.class_folders import has_class_folders, hold_out  # noqa: E402
 from common.files import DataError, prepare_output_dir, read_json, walk, write_text  # noqa: E402
 from common.pictures import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
 
@@ -122,8 +122,9 @@ def class_folders(folder, bad):
 def training_folder(data_dir):
     """DIR/train, or DIR where that holds the class folders itself."""
     inside = _subfolders(data_dir) if os.path.isdir(data_dir) else []
-    is_flat = inside and "train" not in inside and not validation_folder(data_dir)
-    return data_dir if is_flat else os.path.join(data_dir, "train")
+    if "train" in inside or validation_folder(data_dir) or not has_class_folders(data_dir):
+        return os.path.join(data_dir, "train")
+    return data_dir
 
 
 def _hold_out(data_dir, training, seed):

@@ -8,10 +8,10 @@ import re
 
 import numpy as np
 
-from common.files import DataError
+from common.files import DataError, kind_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_LFS_POINTER, _ZIP, _PICKLE, _HDF5 = b"version https://git-lfs", b"PK\x03\x04", b"\x80", b"\x89HDF"
+_LFS_POINTER, _ZIP, _PICKLE = b"version https://git-lfs", b"PK\x03\x04", b"\x80"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
            "I8": "i1", "U8": "u1", "BOOL": "?"}
 _WITHIN = ("state_dict", "model")  # where training programs put the weights, beside an optimizer's
@@ -42,8 +42,7 @@ def read(path):
     elif start.startswith((_ZIP, _PICKLE)):
         tensors = _read_torch(path)
     else:
-        found = "an HDF5 file" if start.startswith(_HDF5) else "an empty file" if not start else "neither"
-        raise DataError(path, "a .safetensors file, or one of torch.save", found,
+        raise DataError(path, "a .safetensors file, or one of torch.save", kind_of(path) or "bytes like %r" % start[:8],
                         "give other weights, or download the file again")
     prefix = "module."
     if tensors and all(name.startswith(prefix) for name in tensors):

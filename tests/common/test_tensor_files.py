@@ -56,7 +56,8 @@ def test_what_is_no_whole_safetensors_file_is_said(tmp_path):
 
 @pytest.mark.parametrize('content, found', [
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n', 'a Git LFS pointer, 63 bytes'),
-    (b'', 'an empty file'), (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'), (b'\x08\x07\x12\x07pytorch', 'neither')])
+    (b'', 'an empty file'), (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'), (b'\x08\x07\x12\x07pytorch', 'an ONNX model'),
+    (b'\xff\xd8\xff\xe0 a photo', "bytes like b'")])
 def test_other_files_are_named(tmp_path, content, found):
     (tmp_path / 'w.pth').write_bytes(content)
     assert 'found %s' % found in refused(tmp_path / 'w.pth')

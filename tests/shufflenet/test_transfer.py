@@ -159,12 +159,12 @@ def test_weights_that_do_not_fit_are_one_sentence_and_nothing_is_written(ten, sm
              'half.safetensors': struct.pack('<Q', len(header)) + header + b'\0' * 3}
     said = {'pointer.pth': 'a Git LFS pointer',
             'resnet.safetensors': "torchvision's shufflenet_v2, with conv1.0.weight",
-            'half.safetensors': 'a whole .safetensors file', 'none': 'no whole checkpoint'}
+            'half.safetensors': 'a whole .safetensors file', '': 'no whole checkpoint'}
     words = ['--data_dir=%s' % ten, '--prepare', '--log_dir=%s' % (tmp_path / 'out')]
     if not importlib.util.find_spec('safetensors'):
         said.update({name: 'pip install safetensors' for name in files if name.endswith('safetensors')})
     for name, sentence in said.items():
-        if name in files:
+        if name:
             (tmp_path / name).write_bytes(files[name])
         assert train.main(words + ['--init_from=%s' % (tmp_path / name)]) == 1
         line, = [line for line in capsys.readouterr().out.splitlines() if '[fail]' in line]
@@ -174,7 +174,7 @@ def test_weights_that_do_not_fit_are_one_sentence_and_nothing_is_written(ten, sm
 
 @smoke
 @pytest.mark.parametrize('words, said', [
-    (['--freeze=1'], 'needs --init_from'), (['--init_from=x', '--freeze=6'], 'from 0 to 5'),
+    (['--freeze=1'], 'needs --init_from'), (['--init_from=' + FOLDER, '--freeze=6'], 'from 0 to 5'),
     (['--variant=torchvision', '--depth_multiplier=2.0_224'], 'torchvision has 0.5, 1.0, 1.5, 2.0')])
 def test_flags_that_do_not_go_together_are_one_line(words, said, capsys):
     with pytest.raises(SystemExit) as end:
