@@ -15,6 +15,7 @@ a number stands for any number, a path for any path, and `...` for anything.
 Commands that take too long are run with a `python` that only reads the flags, as the program itself does.
 """
 import glob
+import importlib.util
 import os
 import re
 import shutil
@@ -230,6 +231,57 @@ def test_the_reading_order_names_every_shared_module():
     named = ' '.join(pages.codes('README.md'))
     modules = [name for name in os.listdir(os.path.join(pages.ROOT, 'common')) if name.endswith('.py')]
     assert [name for name in sorted(modules) if name not in named and name != '__init__.py'] == []
+
+
+PACKAGE_OF = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'google': 'protobuf', 'google_crc32c': 'google-crc32c'}
+OPTIONAL = ('torch', 'tf2onnx', 'onnxruntime', 'pycocotools')  # each is asked for by the one flag that needs it
+
+
+def requirements(path):
+    """{package: [version or '']} of a list for pip."""
+    listed = {}
+    with open(os.path.join(pages.ROOT, path)) as lines:
+        for line in lines:
+            match = re.match(r'(\w[\w-]*)(?:\[[\w-]+\])?(?:==([\w.]+))?', line)
+            if match:
+                listed.setdefault(match.group(1).lower(), []).append(match.group(2) or '')
+    return listed
+
+
+@pytest.mark.parametrize('folder', pages.FOLDERS)
+def test_requirements_name_what_is_imported_and_pinned(folder):
+    named = requirements(folder + '/requirements.txt')
+    imported = set()
+    for path in glob.glob(os.path.join(pages.ROOT, folder, '**', '*.py'), recursive=True):
+        with open(path) as text:
+            imported.update(re.findall(r'^ *(?:import|from) (\w+)', text.read(), flags=re.M))
+    for module in imported:
+        path = os.path.join(pages.ROOT, folder, module)
+        spec = None if os.path.exists(path) or os.path.exists(path + '.py') else importlib.util.find_spec(module)
+        if spec and 'site-packages' in str(spec.submodule_search_locations or spec.origin) and module not in OPTIONAL:
+            assert PACKAGE_OF.get(module, module) in named, '%s imports %s' % (folder, module)
+    for lists, tensorflow in (('cpu-py311', 'tensorflow-cpu'), ('ascend-py39', 'tensorflow'),
+                              ('ascend-py37', 'tensorflow')):
+        pins = requirements('constraints/%s.txt' % lists)
+        if lists != 'ascend-py37' or not folder.startswith('cutmix'):
+            assert pins[tensorflow][0] in named['tensorflow']
+            assert [name for name in named if name not in pins and name != 'tensorflow'] == [], lists
+
+
+def test_the_list_for_gpus_has_what_the_one_for_cpus_has():
+    cpu, gpu = requirements('constraints/cpu-py311.txt'), requirements('constraints/gpu-py311.txt')
+    asked = set(gpu) - {name for name in gpu if name.startswith('nvidia-')} - {'tensorflow'}
+    assert asked <= set(cpu) and gpu['tensorflow'] == cpu['tensorflow-cpu'] == cpu['tensorflow']
+    needed = {name for folder in pages.FOLDERS for name in requirements(folder + '/requirements.txt')}
+    assert needed <= set(gpu)
+
+
+@pytest.mark.parametrize('folder', pages.FOLDERS)
+def test_levels_say_what_has_run_on_a_device(folder):
+    levels = dict(line.split(':') for line in pages.read(folder + '/modelzoo_level.txt').split())
+    untried = 'Not yet run on a device' in pages.section(folder + '/README.md', 'Ascend')
+    for name in ('FuncStatus', 'PrecisionStatus', 'PerfStatus'):
+        assert levels[name] == ('NOK' if untried else 'OK')
 
 
 def all_pages():
