@@ -302,6 +302,21 @@ def test_links_lead_somewhere(page):
             page, link, found)
 
 
+def test_the_front_page_quotes_the_reports():
+    rows = [row for row in pages.table_rows('README.md') if 'report.md' in row and 'images/s' in row]
+    assert len(rows) == len(pages.FOLDERS)
+    for row in rows:
+        folder, report = re.findall(r'\]\((\S+)/README\.md\)', row)[0], re.findall(r'\]\((\S+report\.md)\)', row)[0]
+        _, _, _, images_per_sec, metric, minutes, _ = [
+            cell.strip() for cell in pages.table_rows(report)[2].strip('|').split('|')]
+        assert float(re.search(r'([\d.]+) images/s', row).group(1)) == pytest.approx(float(images_per_sec), abs=0.5)
+        assert abs(float(row.split('|')[-2]) - float(minutes)) <= 0.5 and metric in row
+        commit = re.search(r'^- commit: (\w+)', pages.read(report), flags=re.M).group(1)
+        own = [line for line in pages.table_rows(folder + '/README.md') if line.endswith('| %s |' % commit)]
+        assert [line for line in own if metric in line and '| %.0f |' % float(images_per_sec) in line
+                or '| %s |' % images_per_sec in line], '%s/README.md has no row of %s' % (folder, report)
+
+
 def test_the_chinese_page_says_the_same():
     english, chinese = 'README.md', 'README.zh-CN.md'
 
