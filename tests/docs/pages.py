@@ -48,8 +48,9 @@ def blocks(page):
 
 
 def prose(page):
-    """The page without its code blocks."""
-    return re.sub(r'^```.*?^```$', '', read(page), flags=re.M | re.S)
+    """The page without its code blocks and without the table that a program writes."""
+    text = re.sub(r'<!-- option table: begin -->.*<!-- option table: end -->', '', read(page), flags=re.S)
+    return re.sub(r'^```.*?^```$', '', text, flags=re.M | re.S)
 
 
 def headings(page, level):

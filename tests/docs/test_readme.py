@@ -317,11 +317,17 @@ def test_the_front_page_quotes_the_reports():
                 or '| %s |' % images_per_sec in line], '%s/README.md has no row of %s' % (folder, report)
 
 
-def test_the_chinese_page_says_the_same():
-    english, chinese = 'README.md', 'README.zh-CN.md'
+def in_chinese(page):
+    return page[:-len('.md')] + '.zh-CN.md'
 
-    def without_comments(page):
-        return [(block.language, re.sub(r' *#.*', '', block.text)) for block in pages.blocks(page)]
+
+def without_comments(page):
+    return [(block.language, re.sub(r' *#.*', '', block.text)) for block in pages.blocks(page)]
+
+
+@pytest.mark.parametrize('english', ['README.md', 'docs/several_cards.md', 'docs/ascend.md'])
+def test_the_chinese_page_says_the_same(english):
+    chinese = in_chinese(english)
 
     def figures(page):
         return [re.findall(r'\d+(?:[.,]\d+)*', row) for row in pages.table_rows(page)]
@@ -333,9 +339,24 @@ def test_the_chinese_page_says_the_same():
         len(pages.headings(english, level)) for level in (1, 2, 3)]
 
     def elsewhere(page):  # each page links to the other; headings are translated
-        return [link.split('#')[0] for link in pages.links(page) if link not in (english, chinese)]
+        links = [link.split('#')[0].replace('.zh-CN', '') for link in pages.links(page)]
+        return sorted(link for link in links if link != os.path.basename(english))
 
     assert elsewhere(chinese) == elsewhere(english)
+
+
+CHAPTERS = ['基本信息', '概述', '训练环境准备', '快速上手', '迁移学习指导', '高级参考']
+
+
+@pytest.mark.parametrize('english', pages.FOLDER_PAGES)
+def test_the_chinese_folder_page_has_the_documents_chapters_and_the_same_facts(english):
+    """Commands, names, figures and links; the order is the documents'."""
+    chinese = in_chinese(english)
+    assert pages.headings(chinese, 2) == CHAPTERS
+    assert sorted(without_comments(chinese)) == sorted(without_comments(english))
+    for names in (lambda page: set(pages.codes(page)), lambda page: set(re.findall(r'\d+\.\d+', pages.prose(page))),
+                  lambda page: {link.split('#')[0].replace('.zh-CN', '') for link in pages.links(page)}):
+        assert sorted(names(chinese) ^ names(english)) == []
 
 
 @pytest.mark.parametrize('said, found', [
