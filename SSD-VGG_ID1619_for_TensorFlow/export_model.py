@@ -16,8 +16,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import needs  # noqa: E402,F401
 
 # isort: split
+import layouts  # noqa: E402
 import ssdutils  # noqa: E402
-from common import checkpoint, files, flags, graph_files, runlog  # noqa: E402
+import weights  # noqa: E402
+from common import files, flags, graph_files, runlog  # noqa: E402
 
 INPUT, OUTPUT = "image_input", "result/result"
 DESCRIPTION, DEFAULT_BOXES = "model.json", "default_boxes_cxcywh.npy"
@@ -29,6 +31,7 @@ def parse_args(argv=None):
     flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
                         help="of a checkpoint that does not say; then vgg300 without it")
+    weights.add_colours(parser)
     parser.add_argument("--export_dir", type=flags.output_path,
                         help="new folder for the model; default export/ in the run folder of train.py")
     flags.add_device_group(parser, precision_mode="must_keep_origin_dtype")
@@ -41,32 +44,32 @@ def export(parsed):
     """Writes the folder; returns 0."""
     import numpy as np
 
-    import weights
     folder = parsed.export_dir
     files.check_new_folder(folder, "--export_dir")
-    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
-    preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
+    source = weights.find(parsed.checkpoint, parsed.best, parsed.colours)
+    preset = ssdutils.PRESETS[weights.preset_of(source, parsed.preset)]
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
     tf = runtime.tf
-    classes = state.get("classes") or weights.class_names(tf, prefix)
+    classes = weights.class_names(tf, source)
     import ssdvgg
     tf.reset_default_graph()
     image_input = tf.placeholder(tf.float32, [None, preset.image_px, preset.image_px, 3], INPUT)
-    norm = state.get("norm", "none")
-    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes), norm=norm))
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, len(classes),
+                                               **weights.network_options(source)))
     session = tf.Session(config=runtime.session_config())
-    weights.restore(tf, session, prefix, preset.name)
+    weights.restore(tf, session, source, preset.name)
 
     graph_files.export(tf, session, folder, {INPUT: image_input}, {"result": result})
     np.save(os.path.join(folder, DEFAULT_BOXES), ssdutils.default_boxes(preset))
     files.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
         "model": "SSD-VGG", "preset": preset.name, "image_px": preset.image_px, "classes": classes,
-        "input": INPUT + ":0", "input_colours": "BGR, 0 to 255", "output": OUTPUT + ":0",
+        "input": INPUT + ":0", "input_colours": "BGR, 0 to 255", "mean_bgr": layouts.mean_bgr(source.colours),
+        "colours": "those of %s: the mean is taken off inside" % source.colours, "output": OUTPUT + ":0",
         "output_rows": "one a box of %s" % DEFAULT_BOXES,
         "output_columns": "confidence of each class, of the background, then the four offsets",
         "offsets": "((cx, cy) - default (cx, cy)) / default (w, h) * 10, log((w, h) / default (w, h)) * 5",
-        "checkpoint": prefix, "step": state.get("step")}, indent=1))
+        "checkpoint": source.path, "step": source.state.get("step")}, indent=1))
     print("input: %s float32 [B, %d, %d, 3] BGR; output: %s" % (INPUT, preset.image_px, preset.image_px, OUTPUT))
     for name in (DESCRIPTION, DEFAULT_BOXES):
         print("exported: %s" % os.path.join(folder, name))

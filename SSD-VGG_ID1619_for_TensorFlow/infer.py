@@ -5,7 +5,8 @@ wrong in which image.
 
     python infer.py --data_path=DIR --checkpoint=test/output/0 --pictures=20
 
-Checkpoints of the published TensorFlow reference work as well: give their path prefix.
+--checkpoint may also be the path prefix of a checkpoint of the published TensorFlow reference, or SSD300's weights of
+torchvision or amdegroot's ssd.pytorch in a file.
 """
 import csv
 import importlib.util
@@ -18,7 +19,8 @@ import needs  # noqa: E402,F401
 
 # isort: split
 import ssdutils  # noqa: E402
-from common import checkpoint, flags, runlog  # noqa: E402
+import weights  # noqa: E402
+from common import flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir, whole_folder  # noqa: E402
 from data_queue import BatchQueue  # noqa: E402
 
@@ -35,6 +37,7 @@ def parse_args(argv=None):
     flags.add_checkpoint_group(parser, flags.default_output_path(HERE))
     parser.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
                         help="of a checkpoint that does not say; then vgg300 without it")
+    weights.add_colours(parser)
     parser.add_argument("--data_path", type=flags.input_path, help="as for train.py; default data/")
     parser.add_argument("--eval_set", choices=("valid", "train"), default="valid", help="which images")
     parser.add_argument("--eval_images", type=flags.integer(1), help="the first N of them only")
@@ -122,7 +125,6 @@ def run(parsed):
         raise DataError("--coco", "the package pycocotools", "no such package", "python -m pip install pycocotools")
     # Data
     import process_dataset
-    import weights
     from average_precision import CocoPrecision
     from pascal_summary import FILE_NAME, PascalSummary, draw_curves, table
     from training_data import TrainingData
@@ -131,9 +133,9 @@ def run(parsed):
     if not images:
         raise DataError(data.folder, "images to evaluate", "none in '%s'" % parsed.eval_set,
                         "process it with --valid_sets, or give --eval_set=train")
-    prefix, state = checkpoint.find_checkpoint(parsed.checkpoint, parsed.best)
-    preset = ssdutils.PRESETS[weights.preset_of(prefix, state, parsed.preset)]
-    weights.check_classes(prefix, state, data.classes, data.folder)
+    source = weights.find(parsed.checkpoint, parsed.best, parsed.colours)
+    preset = ssdutils.PRESETS[weights.preset_of(source, parsed.preset)]
+    weights.check_classes(source, data.classes, data.folder)
     prepare_output_dir(parsed.output_path)
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
@@ -143,10 +145,10 @@ def run(parsed):
     import ssdvgg
     tf.reset_default_graph()
     image_input = tf.placeholder(tf.uint8, [parsed.batch_size, preset.image_px, preset.image_px, 3], "image_input")
-    norm = state.get("norm", "none")
-    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes, norm=norm))
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes,
+                                               **weights.network_options(source)))
     session = tf.Session(config=runtime.session_config())
-    weights.restore(tf, session, prefix, preset.name)
+    weights.restore(tf, session, source, preset.name)
 
     # Figures
     summary, coco, judged = PascalSummary(data.classes), CocoPrecision(data.num_classes) if parsed.coco else None, []
@@ -163,10 +165,10 @@ def run(parsed):
 
     found = evaluate(watched(), data, parsed.eval_set)
     by_coco = coco.result() if coco else None
-    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), set=parsed.eval_set, images=images,
+    runlog.RunLog().event(runlog.EVAL, step=source.state.get("step", 0), set=parsed.eval_set, images=images,
                           precision="float32", **figures(found), **_coco_figures(by_coco))
     print(table(data.classes, found, by_coco))
-    print("checkpoint: %s" % prefix)
+    print("checkpoint: %s" % source.path)
     summary.write(parsed.output_path)
     print("result files: %s" % os.path.join(parsed.output_path, FILE_NAME % "*"))
     draw_curves(data.classes, found, parsed.confidence, os.path.join(parsed.output_path, CURVES_FILE))

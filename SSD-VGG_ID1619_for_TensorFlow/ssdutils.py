@@ -14,9 +14,12 @@ import numpy as np
 # follows each but the last.
 VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
-Preset = namedtuple("Preset", "name image_px map_cells scales last_scale ratios")
+Preset = namedtuple("Preset", "name image_px map_cells scales last_scale ratios steps_px clipped_from even_padding",
+                    defaults=(None, 4, False))
 Preset.__doc__ = """One size of the network: side of the image, cells a side of every map, scale of every map, the scale
-that follows the last map's, aspect ratios of every map besides 1. Liu et al. 2016, sections 2.2, 3.1 and 3.3."""
+that follows the last map's, aspect ratios of every map besides 1 (Liu et al. 2016, sections 2.2, 3.1 and 3.3); pixels
+between the centres of cells, None for image_px / cells; the first of a box's cx, cy, w, h that is clipped to 0..1, 4
+for none; whether conv9_2 has a pixel of padding on every side, where SAME has it below and right alone."""
 
 _FEW, _MANY = (2, 1 / 2), (2, 3, 1 / 2, 1 / 3)
 
@@ -26,6 +29,13 @@ PRESETS = {
     "vgg512": Preset("vgg512", 512, (64, 32, 16, 8, 4, 2, 1), (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9), 1.05,
                      (_FEW, _MANY, _MANY, _MANY, _MANY, _FEW, _FEW)),
 }
+_STEPS_PX = (8, 16, 32, 64, 100, 300)
+PRESETS["torchvision300"] = PRESETS["vgg300"]._replace(  # whose weights fit these boxes alone
+    name="torchvision300", scales=(0.07, 0.15, 0.33, 0.51, 0.69, 0.87), last_scale=1.05, steps_px=_STEPS_PX,
+    clipped_from=2, even_padding=True)
+PRESETS["amdegroot300"] = PRESETS["vgg300"]._replace(  # of amdegroot's ssd.pytorch
+    name="amdegroot300", scales=tuple(px / 300 for px in (30, 60, 111, 162, 213, 264)), last_scale=315 / 300,
+    steps_px=_STEPS_PX, clipped_from=0, even_padding=True)
 
 # "Variances" of the authors' code: they bring the four offsets to comparable sizes.
 _CENTRE_FACTOR, _LOG_SIZE_FACTOR = 10, 5
@@ -44,21 +54,23 @@ def default_boxes(preset):
     """All default boxes of a preset.
 
     A map of scale s has the ratios r as boxes of s sqrt(r) x s / sqrt(r), and a square of sqrt(s s') that leans towards
-    the scale s' of the next map. They are not clipped to the image.
+    the scale s' of the next map. Those of the paper are not clipped.
 
     Returns:
-      float32 [N, 4], boxes_cxcywh, read-only: 8,732 for vgg300, 24,564 for vgg512.
+      float32 [N, 4], boxes_cxcywh, read-only: 8,732 for 300 pixels, 24,564 for vgg512.
     Source: Liu et al. 2016, section 2.2, "Choosing scales and aspect ratios for default boxes".
     """
     boxes = []
-    for cells, scale, next_scale, ratios in zip(preset.map_cells, preset.scales,
-                                                preset.scales[1:] + (preset.last_scale,), preset.ratios):
+    steps = preset.steps_px or [preset.image_px / cells for cells in preset.map_cells]
+    for cells, step_px, scale, next_scale, ratios in zip(
+            preset.map_cells, steps, preset.scales, preset.scales[1:] + (preset.last_scale,), preset.ratios):
         between = np.sqrt(scale * next_scale)
         sizes = [(scale * np.sqrt(ratio), scale / np.sqrt(ratio)) for ratio in (1,) + ratios] + [(between, between)]
-        cy, cx = (np.mgrid[0:cells, 0:cells] + 0.5) / cells  # [cells, cells] each
+        cy, cx = (np.mgrid[0:cells, 0:cells] + 0.5) * step_px / preset.image_px  # [cells, cells] each
         for width, height in sizes:
             boxes.append(np.stack([cx, cy, np.full_like(cx, width), np.full_like(cx, height)], -1).reshape(-1, 4))
     boxes = np.concatenate(boxes).astype(np.float32)
+    boxes[:, preset.clipped_from:] = boxes[:, preset.clipped_from:].clip(0, 1)
     boxes.flags.writeable = False
     return boxes
 

@@ -24,7 +24,8 @@ BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM = 1e-3, 0.99  # the momentum is of the m
 _RELEASE = tuple(int(part) for part in tf.__version__.split(".")[:2])
 
 
-def predictions(images, preset, num_classes, compute_dtype=tf.float32, norm="none", training=False):
+def predictions(images, preset, num_classes, compute_dtype=tf.float32, norm="none", training=False,
+                mean_bgr=MEAN_BGR):
     """Class scores and box offsets of every default box.
 
     Args:
@@ -36,13 +37,14 @@ def predictions(images, preset, num_classes, compute_dtype=tf.float32, norm="non
         arXiv:1810.08425, section 3.2), which new layers and training from scratch gain by.
       training: Python bool. True normalises by the batch and adds the moving statistics' updates to UPDATE_OPS; False
         normalises by the moving statistics.
+      mean_bgr: three floats that the weights want taken off: layouts.mean_bgr.
     Returns:
       logits float32 [B, N, num_classes + 1], the background last; offsets float32 [B, N, 4] as ssdutils.encode gives
       them. N default boxes in the order of ssdutils.default_boxes.
     """
     network = _Network(norm, training)
     by_map = []
-    for number, features in enumerate(network.feature_maps(images, preset, compute_dtype)):
+    for number, features in enumerate(network.feature_maps(images, preset, compute_dtype, mean_bgr)):
         kinds = ssdutils.kinds(preset, number)
         by_map.append(network.classifiers(features, number, kinds, num_classes + 1 + 4))
     outputs = tf.concat(by_map, 1)  # [B, N, num_classes + 1 + 4]
@@ -106,9 +108,9 @@ class _Network:
             step = tf.cast(tf.train.get_or_create_global_step(), tf.float32)
             self._momentum = tf.minimum((1.0 + step) / (10.0 + step), BATCH_NORM_MOMENTUM)
 
-    def feature_maps(self, images, preset, compute_dtype):
+    def feature_maps(self, images, preset, compute_dtype, mean_bgr):
         """The maps that boxes are predicted from, largest first."""
-        x = tf.cast(tf.cast(images, tf.float32) - MEAN_BGR, compute_dtype)
+        x = tf.cast(tf.cast(images, tf.float32) - mean_bgr, compute_dtype)
         for block, (channels, convolutions) in enumerate(ssdutils.VGG_BLOCKS, 1):
             for number in range(1, convolutions + 1):
                 x = self.vgg_convolution(x, channels, "conv%d_%d" % (block, number))
@@ -123,8 +125,8 @@ class _Network:
 
         for name, narrow, channels, stride, padding in _extra_layers(preset):
             x = self.convolution(x, narrow, 1, name + "_1")
-            if name == "conv12":  # one row below and one column to the right make 3x3 of 2x2
-                x = tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]])
+            if not isinstance(padding, str):
+                x, padding = tf.pad(x, [[0, 0], padding, padding, [0, 0]]), "VALID"
             x = self.convolution(x, channels, 3, name + "_2", stride, padding)
             maps.append(x)
         return maps
@@ -180,16 +182,19 @@ class _Network:
 
 
 def _extra_layers(preset):
-    """(name, channels of the 1x1, channels of the 3x3 convolution, its stride, its padding) of conv8 and on."""
+    """(name, channels of the 1x1, channels of the 3x3 convolution, its stride, its padding) of conv8 and on.
+
+    A padding is TensorFlow's, or the pixels before and behind on both axes.
+    """
     yield "conv8", 256, 512, 2, "SAME"
-    yield "conv9", 128, 256, 2, "SAME"
+    yield "conv9", 128, 256, 2, [1, 1] if preset.even_padding else "SAME"
     if len(preset.map_cells) == 6:  # SSD300
         yield "conv10", 128, 256, 1, "VALID"
         yield "conv11", 128, 256, 1, "VALID"
     else:  # SSD512
         yield "conv10", 128, 256, 2, "SAME"
         yield "conv11", 128, 256, 1, "VALID"
-        yield "conv12", 128, 256, 1, "VALID"
+        yield "conv12", 128, 256, 1, [0, 1]  # makes 3x3 of 2x2
 
 
 def _classifier_weights(x, values, name):

@@ -21,7 +21,9 @@ import needs  # noqa: E402,F401
 # isort: split
 import data_queue  # noqa: E402
 import infer  # noqa: E402
+import layouts  # noqa: E402
 import ssdutils  # noqa: E402
+import weights  # noqa: E402
 from common import flags, graph_files, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
@@ -35,10 +37,12 @@ def parse_args(argv=None):
     """Flags of this folder; the defaults are the documented ones."""
     parser = flags.Parser(prog="train.py", description="Trains SSD on Pascal VOC.")
     recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--preset", choices=sorted(ssdutils.PRESETS), default="vgg300", help="size of the network")
+    recipe.add_argument("--preset", choices=sorted(ssdutils.PRESETS),
+                        help="the network; None: that of --init_from, else vgg300")
     recipe.add_argument("--vgg_dir", type=flags.input_path,
-                        help="VGG-16 to start from: a SavedModel's folder, an .npz or a Keras .h5; default vgg_graph/ "
-                             "or vgg/ of --data_path when it is there; else from scratch")
+                        help="VGG-16 to start from, of Keras, PyTorch or the published reference (README); default "
+                             "vgg_graph/ or vgg/ of --data_path when it is there; else from scratch")
+    weights.add_colours(recipe)
     recipe.add_argument("--optimizer", choices=("momentum", "adam"), default="momentum", help="of the weights")
     recipe.add_argument("--lr_values", type=_list_of(flags.number(above=0)), default="0.00075;0.0001;0.00001",
                         help="learning rates, one after the other")
@@ -85,12 +89,16 @@ def parse_args(argv=None):
             len(parsed.lr_values), len(parsed.lr_boundaries)))
     if sorted(set(parsed.lr_boundaries)) != parsed.lr_boundaries:
         parser.error("--lr_boundaries: found %s, expected rising steps" % ";".join(map(str, parsed.lr_boundaries)))
+    if parsed.vgg_dir and parsed.init_from:
+        parser.error("--init_from: found --vgg_dir as well, expected one of the two")
     run_folder, parsed.name = os.path.split(parsed.name)
     if run_folder and parsed.output_path not in (None, run_folder):
         parser.error("--name: found a folder in %s, expected one in --output_path=%s" % (
             run_folder, parsed.output_path))
     parsed.output_path = parsed.output_path or run_folder or flags.default_output_path(HERE)
-    parsed.vgg_dir = parsed.vgg_dir or _published_vgg(parsed)
+    if not parsed.init_from:
+        parsed.preset = parsed.preset or "vgg300"
+        parsed.vgg_dir = parsed.vgg_dir or _published_vgg(parsed)
     return parsed
 
 
@@ -117,15 +125,25 @@ def _folder_name(text):
 def find_data(parsed):
     """The processed data set that --data_path means, data/ of this folder without it; None with --synthetic.
 
-    A VOCdevkit tree is processed first, into data/prepared/ of this folder.
+    A VOCdevkit tree is processed first, into data/prepared/ of this folder. The weights to start from are looked at,
+    too, and say parsed.preset where the flags do not.
 
     Raises:
-      DataError: there is no Pascal VOC, which says how to get it.
+      DataError: there is no Pascal VOC, which says how to get it; or no such weights.
     """
+    start = find_start(parsed)
+    parsed.preset = parsed.preset or weights.preset_of(start, None)
     if parsed.synthetic:
         return None
     import process_dataset
     return process_dataset.prepare(parsed.data_path)
+
+
+def find_start(parsed):
+    """weights.Source of --init_from or --vgg_dir; None without them."""
+    if parsed.init_from:
+        return weights.find(parsed.init_from, colours=parsed.colours)
+    return weights.find_vgg16(parsed.vgg_dir, parsed.colours) if parsed.vgg_dir else None
 
 
 def load_data(parsed):
@@ -164,9 +182,11 @@ Graph = collections.namedtuple("Graph", "images class_ids offsets rate confidenc
                                         "eval_results")
 
 
-def build_graph(runtime, parsed, num_classes, evaluates):
+def build_graph(runtime, parsed, num_classes, evaluates, colours="keras"):
     """The training step and, if `evaluates`, the evaluation, on one set of variables.
 
+    Args:
+      colours: of layouts.COLOURS, whose mean the weights want taken off.
     Returns:
       Graph: placeholders images uint8 [batch_size, P, P, 3] BGR, class_ids int32 [batch_size, N] (background:
       num_classes), offsets float32 [batch_size, N, 4], rate float32 []; confidence, localisation float32 [], the parts
@@ -184,7 +204,8 @@ def build_graph(runtime, parsed, num_classes, evaluates):
     class_ids = tf.placeholder(tf.int32, [parsed.batch_size, boxes], "class_ids")
     offsets = tf.placeholder(tf.float32, [parsed.batch_size, boxes, 4], "offsets")
     rate = tf.placeholder(tf.float32, [], "learning_rate")
-    predictions = ssdvgg.predictions(images, preset, num_classes, runtime.compute_dtype, parsed.norm, training=True)
+    mean_bgr = layouts.mean_bgr(colours)
+    predictions = ssdvgg.predictions(images, preset, num_classes, runtime.compute_dtype, parsed.norm, True, mean_bgr)
     confidence, localisation = ssdvgg.losses(*predictions, class_ids, offsets)
     if parsed.optimizer == "adam":
         optimizer = tf.train.AdamOptimizer(rate, beta1=parsed.momentum)
@@ -205,13 +226,13 @@ def build_graph(runtime, parsed, num_classes, evaluates):
         with tf.variable_scope(tf.get_variable_scope(), reuse=True):
             for dtype in dict.fromkeys([tf.float32, runtime.compute_dtype]):
                 eval_results[dtype] = ssdvgg.result(
-                    *ssdvgg.predictions(eval_images, preset, num_classes, dtype, parsed.norm))
+                    *ssdvgg.predictions(eval_images, preset, num_classes, dtype, parsed.norm, mean_bgr=mean_bgr))
     return Graph(images, class_ids, offsets, rate, confidence, localisation, update, eval_images, eval_results)
 
 
 def train(parsed):
     """Runs the training; returns the exit code."""
-    data = load_data(parsed)
+    data, start = load_data(parsed), find_start(parsed)
     preset = ssdutils.PRESETS[parsed.preset]
     classes = list(data.classes) if data else ["class %d" % number for number in range(SYNTHETIC_CLASSES)]
     training_images = min(data.num_train if data else SYNTHETIC_IMAGES, parsed.train_images or sys.maxsize)
@@ -219,26 +240,29 @@ def train(parsed):
     eval_images = min(eval_images, sys.maxsize if parsed.eval_images is None else parsed.eval_images)
 
     with Run(parsed, training_images, drop_remainder=False) as run:
-        import weights
-        if run.restored:
-            weights.preset_of(*run.restored, parsed.preset)
-            weights.check_norm(*run.restored, parsed.norm)
+        restored = weights.described(*run.restored, parsed.colours) if run.restored else None
+        if restored:
+            weights.preset_of(restored, parsed.preset)
+            weights.check_norm(restored, parsed.norm)
             if data:
-                weights.check_classes(*run.restored, classes, data.folder)
-        vgg, unused = weights.read_vgg16(parsed.vgg_dir) if parsed.vgg_dir and not run.restored else ({}, [])
+                weights.check_classes(restored, classes, data.folder)
+        source, loaded = restored or start, None
         runtime = run.open_runtime(large_kernels=True)
         tf, workers = runtime.tf, num_workers(parsed, run.ranks)
+        names = sorted(layouts.COLOURS)
+        colours = names[runtime.broadcast_int(names.index(source.colours if source else "keras"))]
 
         # Graph
-        graph = build_graph(runtime, parsed, len(classes), eval_images > 0)
+        graph = build_graph(runtime, parsed, len(classes), eval_images > 0, colours)
         saver = tf.train.Saver(max_to_keep=0)
         session = runtime.open_session()
         session.run(tf.global_variables_initializer())
-        if run.restored and "step" in run.restored[1]:
-            graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
-        elif run.restored:  # the published reference's: weights alone
-            weights.restore(tf, session, run.restored[0], parsed.preset)
-        weights.assign(tf, session, vgg)
+        if restored and "step" in restored.state:
+            graph_files.restore(tf, session, restored.path, may_be_missing=runtime.may_be_missing)
+        elif restored:  # the published reference's: weights alone
+            weights.restore(tf, session, restored, parsed.preset)
+        elif start:
+            loaded = weights.load_fitting(tf, session, start, classes)
         runtime.broadcast(tf.global_variables())
 
         def evaluate():
@@ -256,13 +280,14 @@ def train(parsed):
 
         # Loop
         if run.rank == 0:
-            runtime.warnings[:0] = warnings_about(parsed, data, run.restored, vgg, unused, eval_images)
+            runtime.warnings[:0] = warnings_about(parsed, data, source, loaded, eval_images)
         run.begin(tf.global_variables(), lambda prefix: graph_files.save(tf, saver, session, prefix),
                   evaluate if eval_images else None, "map",
-                  state={"network": "ssd_vgg", "preset": preset.name, "classes": classes, "norm": parsed.norm},
+                  state={"network": "ssd_vgg", "preset": preset.name, "classes": classes, "norm": parsed.norm,
+                         "colours": colours},
                   peak_rate=parsed.lr_values[0], advice=NOT_FINITE, model="SSD-VGG", network=preset.name,
-                  classes=len(classes), start=run.restored[0] if run.restored else parsed.vgg_dir or "scratch",
-                  workers=workers,
+                  classes=len(classes), start=source.path if source else "scratch", colours=colours, workers=workers,
+                  **(graph_files.transfer_fields(start.path, loaded) if loaded else {}),
                   parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
         with training_batches(parsed, data, runtime, run.first_step, run.total_steps) as batches:
             for step in run.steps():
@@ -275,12 +300,12 @@ def train(parsed):
     return run.exit_code
 
 
-def warnings_about(parsed, data, restored, vgg, unused, eval_images):
+def warnings_about(parsed, data, source, loaded, eval_images):
     """Sentences about what the run starts from and what it will not tell."""
-    if not restored and not vgg:
+    if not source:
         yield "without --vgg_dir the network learns from scratch, which takes many more steps than from VGG-16"
-    if unused:
-        yield "%s: left alone what SSD has no use for: %s" % (parsed.vgg_dir, ", ".join(unused))
+    if loaded and "mod_conv6/filter" in loaded.anew:
+        yield "%s has no fc6 and fc7 that fit: mod_conv6 and mod_conv7 begin anew" % source.path
     if data and not eval_images and parsed.eval_images != 0:
         yield "%s holds no validation images, so there will be no mAP" % data.folder
 

@@ -14,14 +14,17 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LFS_POINTER, _ZIP, _PICKLE = b"version https://git-lfs", b"PK\x03\x04", b"\x80"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
            "I8": "i1", "U8": "u1", "BOOL": "?"}
+_HALVES = ("F16", "BF16", "torch.float16", "torch.bfloat16")
+SAVE_FLOAT32 = "save the weights as float32"
 _WITHIN = ("state_dict", "model")  # where training programs put the weights, beside an optimizer's
 
 
-def read(path):
+def read(path, halves=True):
     """The tensors of a file.
 
     Args:
       path: str, a file.
+      halves: False refuses float16 and bfloat16.
     Returns:
       {name: numpy array}, floats as float32 (float16 and bfloat16 become float32 exactly), integers as they are. A
       leading "module." of all names, torch.nn.DataParallel's, is taken off.
@@ -38,9 +41,9 @@ def read(path):
         raise DataError(path, "weights", "a Git LFS pointer, %d bytes that only name them" % os.path.getsize(path),
                         "get the file itself with git lfs pull, or download it")
     if start[8:9] == b"{":
-        tensors = _read_safetensors(path)
+        tensors = _read_safetensors(path, halves)
     elif start.startswith((_ZIP, _PICKLE)):
-        tensors = _read_torch(path)
+        tensors = _read_torch(path, halves)
     else:
         raise DataError(path, "a .safetensors file, or one of torch.save", kind_of(path) or "bytes like %r" % start[:8],
                         "give other weights, or download the file again")
@@ -50,7 +53,12 @@ def read(path):
     return {name: tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor for name, tensor in tensors.items()}
 
 
-def _read_safetensors(path):
+def _check_width(path, name, dtype, halves):
+    if not halves and dtype in _HALVES:
+        raise DataError(path, "weights of 32 bits", "%s in %s" % (dtype, name), SAVE_FLOAT32)
+
+
+def _read_safetensors(path, halves):
     try:
         from safetensors import SafetensorError, deserialize
     except ImportError as error:
@@ -61,20 +69,22 @@ def _read_safetensors(path):
         found = deserialize(content)
     except SafetensorError as error:
         raise DataError(path, "a whole .safetensors file", str(error), "download or copy it again") from error
+    for name, tensor in found:
+        _check_width(path, name, tensor["dtype"], halves)
     return {name: _array(path, name, tensor) for name, tensor in found}
 
 
 def _array(path, name, tensor):
     if tensor["dtype"] not in _DTYPES:
         raise DataError(path, "floats of 16, 32 or 64 bits", "%s, which is %s" % (name, tensor["dtype"]),
-                        "save the weights as float32")
+                        SAVE_FLOAT32)
     array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array
 
 
-def _read_torch(path):
+def _read_torch(path, halves):
     do = ("pip install torch, or where it is, make a .safetensors file: safetensors.torch.save_file(torch.load(FILE, "
           "weights_only=True), 'FILE.safetensors')")
     try:
@@ -95,6 +105,8 @@ def _read_torch(path):
     if not tensors:
         raise DataError(path, "the weights of a network by name, its state_dict", type(content).__name__,
                         "save model.state_dict()")
+    for name, tensor in tensors.items():
+        _check_width(path, name, str(tensor.dtype), halves)
     return {name: (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
             for name, tensor in tensors.items()}
 

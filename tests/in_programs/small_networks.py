@@ -30,7 +30,9 @@ def _ssd_shapes(module, change):
 
 def _ssd(module, change):
     change(module, 'FC_CHANNELS', 32)
-    change(module, '_extra_layers', lambda preset: [('conv8', 16, 32, 2, 'SAME'), ('conv9', 16, 32, 2, 'SAME')])
+    extra_layers = module._extra_layers
+    change(module, '_extra_layers', lambda preset: [
+        (name, 16, 32) + tuple(more) for name, _, _, *more in extra_layers(preset)][:len(preset.map_cells) - 2])
 
 
 _CHANGES = {'models.cspdarknet53': _cspnet, 'architecture': _shufflenet, 'resnet': _cutmix, 'ssdutils': _ssd_shapes,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SSD-VGG against the published definition, its size, its loss by hand, and the weights that it starts from."""
+"""SSD-VGG against the published definition, its size, its loss by hand, and how its weights begin."""
 import os
 import sys
 
@@ -13,12 +13,10 @@ sys.path.insert(0, FOLDER)
 tf = pytest.importorskip('tensorflow.compat.v1')
 tf.disable_v2_behavior()
 
+import layouts  # noqa: E402
 import ssdutils  # noqa: E402
 import ssdvgg  # noqa: E402
-import weights  # noqa: E402
-from common import checkpoint, flags  # noqa: E402
-from common.files import DataError  # noqa: E402
-from common.runtime import open_runtime  # noqa: E402
+from common import graph_files  # noqa: E402
 
 smoke = pytest.mark.smoke  # on TensorFlow 1.15 as well
 VGG300, VGG512 = ssdutils.PRESETS['vgg300'], ssdutils.PRESETS['vgg512']
@@ -28,13 +26,6 @@ VGG300, VGG512 = ssdutils.PRESETS['vgg300'], ssdutils.PRESETS['vgg512']
 def fresh_graph():
     tf.reset_default_graph()
     tf.set_random_seed(1)
-
-
-@pytest.fixture(scope='module')
-def runtime():
-    parser = flags.Parser(prog='train.py')
-    flags.add_device_group(parser, 'force_fp32')
-    return open_runtime(parser.parse_args(['--device=cpu']))
 
 
 def vgg_shapes():
@@ -87,22 +78,27 @@ def seeded_values(shapes):
 
 def start(session):
     session.run(tf.global_variables_initializer())
-    weights.assign(tf, session, seeded_values(made_shapes()))
+    graph_files.load_fitting(tf, session, seeded_values(made_shapes()), 'seeded')
 
 
 def published_outputs(images, preset):
     """The published reference's graph, written down plainly on the variables that ssdvgg.predictions has made.
 
+    It is fed OpenCV's BGR and takes that for RGB, which it turns round before the mean and the first convolution. A
+    checkpoint of it holds this convolution's kernel turned round against ours.
+
     Returns:
       [B, N, classes + 1 + 4], before softmax.
     """
     made = {variable.op.name: variable for variable in tf.global_variables()}
+    made['conv1_1/filter'] = tf.reverse(made['conv1_1/filter'], [2])
 
     def conv(x, name, stride=1, padding='SAME'):
         x = tf.nn.conv2d(x, made[name + '/filter'], [1, stride, stride, 1], padding)
         return tf.nn.relu(x + made[name + '/biases'])
 
-    x = images - np.array([103.939, 116.779, 123.68], np.float32)
+    called_red, called_green, called_blue = tf.split(images, 3, 3)
+    x = tf.concat([called_blue - 103.939, called_green - 116.779, called_red - 123.68], 3)
     for block, count in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)):
         for number in range(1, count + 1):
             x = conv(x, 'conv%d_%d' % (block, number))
@@ -154,7 +150,8 @@ def test_names_shapes_and_size_are_the_published_ones(preset, boxes, parameters)
 def test_result_and_gradients_are_those_of_the_published_graph(preset):
     side = ssdutils.PRESETS[preset].image_px
     batch = np.random.RandomState(0).randint(0, 256, (1, side, side, 3)).astype(np.uint8)
-    logits, offsets = ssdvgg.predictions(tf.constant(batch), ssdutils.PRESETS[preset], 5)
+    logits, offsets = ssdvgg.predictions(tf.constant(batch), ssdutils.PRESETS[preset], 5,
+                                         mean_bgr=layouts.mean_bgr('reference'))
     expected = published_outputs(tf.constant(batch.astype(np.float32)), preset)
     found = tf.concat([logits, offsets], 2)
     direction = tf.constant(np.random.RandomState(1).normal(size=[1, len(ssdutils.default_boxes(
@@ -292,202 +289,3 @@ def test_one_rate_suits_all_initial_weights(monkeypatch):
         proportions, found = session.run([proportions, maps[12]])  # of conv5_3
     assert max(proportions) < 30 * np.median(proportions), dict(zip(filters, proportions))
     assert 0.1 < np.sqrt(np.square(found).mean()) < 10
-
-
-# VGG-16
-
-@pytest.fixture
-def small_vgg(monkeypatch):
-    """VGG-16 with narrow layers, under the SavedModel's names: {name: array}."""
-    monkeypatch.setattr(weights, '_BLOCKS', ((4, 2), (4, 2), (6, 3), (8, 3), (8, 3)))
-    monkeypatch.setattr(weights, '_FC_CHANNELS', 16)
-    random = np.random.RandomState(0)
-    return {name: random.normal(size=shapes[0]).astype(np.float32) for name, shapes in weights._vgg16_shapes().items()}
-
-
-@smoke
-def test_vgg16_has_the_published_shapes_and_fits_the_network():
-    found = weights._vgg16_shapes()
-    for name, shape in vgg_shapes().items():
-        assert found.pop(name) == [tuple(shape)]
-    assert found == {'fc6/weights': [(7, 7, 512, 4096), (3, 3, 512, 1024)], 'fc6/biases': [(4096,), (1024,)],
-                     'fc7/weights': [(1, 1, 4096, 4096), (1, 1, 1024, 1024)], 'fc7/biases': [(4096,), (1024,)]}
-
-
-def as_npz(folder, arrays):
-    np.savez(str(folder / 'vgg.npz'), **arrays)
-    return folder / 'vgg.npz'
-
-
-def as_saved_model(folder, arrays):
-    """What tag and graph a SavedModel has does not matter: its variables are read."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        for name, array in arrays.items():
-            tf.get_variable(name, initializer=array)
-        session.run(tf.global_variables_initializer())
-        builder = tf.saved_model.Builder(str(folder / 'model' / 'vgg'))
-        builder.add_meta_graph_and_variables(session, ['vgg16'])
-        builder.save()
-    return folder / 'model'
-
-
-def as_keras(path, arrays, layout):
-    """An .h5 as Keras 1 (the published file), Keras 2 and 3 (whole model), or Keras 3 (.weights.h5) write it."""
-    import h5py
-    places = [name[:-len('/filter')] for name in arrays if name.endswith('/filter')]
-    with h5py.File(str(path), 'w') as file:
-        for count, place in enumerate(places + ['fc6', 'fc7', 'fc8']):
-            kernel, biases = (arrays.get(place + end, np.zeros([3] * (end != '/biases') + [2])) for end in (
-                '/weights' if place.startswith('fc') else '/filter', '/biases'))
-            if place.startswith('fc'):
-                kernel = kernel.reshape(-1, kernel.shape[-1])
-                name, number = {'fc6': 'fc1', 'fc7': 'fc2', 'fc8': 'predictions'}[place], count - len(places)
-            else:
-                name, number = 'block%s_conv%s' % tuple(place[4:].split('_')), count
-            kind = 'dense' if place.startswith('fc') else 'conv2d'
-            numbered = '%s_%d' % (kind, number) if number else kind
-            for which, array in enumerate((kernel, biases)):
-                file['%s' % {'keras1': '%s/%s_%s_1:0' % (name, name, 'Wb'[which]),
-                             'keras2': 'model_weights/%s/%s/%s:0' % (name, name, ('kernel', 'bias')[which]),
-                             'keras3': 'layers/%s/vars/%d' % (numbered, which)}[layout]] = array
-        if layout == 'keras2':
-            file['optimizer_weights/SGD/block1_conv1/kernel/momentum:0'] = np.zeros([3, 3, 3, 4])
-    return path
-
-
-@smoke
-@pytest.mark.parametrize('form', ['npz', 'SavedModel', 'keras1', 'keras2', 'keras3'])
-def test_vgg16_is_read_from_every_format(form, small_vgg, tmp_path):
-    if form == 'npz':
-        path = as_npz(tmp_path, dict(small_vgg, extra=np.zeros(1)))
-    else:
-        path = as_saved_model(tmp_path, dict(small_vgg, extra=np.zeros(1, np.float32))) if form == 'SavedModel' else (
-            as_keras(tmp_path / 'vgg.h5', small_vgg, form))
-    found, unused = weights.read_vgg16(str(path))
-    assert [name for name in unused if 'extra' in name or 'predictions' in name or 'dense_2' in name] == unused
-    assert len(unused) == (1 if form in ('npz', 'SavedModel') else 2)
-    for name, array in small_vgg.items():
-        if name.startswith('conv'):  # all formats have BGR, as this network: nothing is turned round
-            np.testing.assert_array_equal(found.pop(name), array)
-    fc6, fc7 = found['mod_conv6/filter'], found['mod_conv7/filter']
-    assert fc6.shape == (3, 3, 8, 4) and fc7.shape == (1, 1, 4, 4) and fc6.dtype == np.float32
-    for row in range(3):
-        for column in range(3):
-            for channel in range(4):
-                np.testing.assert_array_equal(fc6[row, column, :, channel],
-                                              small_vgg['fc6/weights'][3 * row, 3 * column, :, 4 * channel])
-    for one in range(4):
-        for other in range(4):
-            assert fc7[0, 0, one, other] == small_vgg['fc7/weights'][0, 0, 4 * one, 4 * other]
-        assert found['mod_conv6/biases'][one] == small_vgg['fc6/biases'][4 * one]
-        assert found['mod_conv7/biases'][one] == small_vgg['fc7/biases'][4 * one]
-    assert sorted(found) == ['mod_conv6/biases', 'mod_conv6/filter', 'mod_conv7/biases', 'mod_conv7/filter']
-
-
-@smoke
-def test_decimated_layers_are_taken_as_they_are(small_vgg, tmp_path):
-    random = np.random.RandomState(1)
-    small = {'fc6/weights': (3, 3, 8, 4), 'fc6/biases': (4,), 'fc7/weights': (1, 1, 4, 4), 'fc7/biases': (4,)}
-    small = {name: random.normal(size=shape) for name, shape in small.items()}
-    found, _ = weights.read_vgg16(str(as_npz(tmp_path, dict(small_vgg, **small))))
-    for name, array in small.items():
-        ours = name.replace('fc', 'mod_conv').replace('weights', 'filter')
-        np.testing.assert_array_equal(found[ours], array.astype(np.float32))
-
-
-def complaint(path):
-    with pytest.raises(DataError) as error:
-        weights.read_vgg16(str(path))
-    assert str(error.value).count('\n') == 0
-    return str(error.value)
-
-
-@smoke
-def test_another_file_than_vgg16_is_named(small_vgg, tmp_path):
-    assert 'no such file' in complaint(tmp_path / 'none')
-    (tmp_path / 'notes.txt').write_text('x')
-    assert 'another file' in complaint(tmp_path / 'notes.txt')
-    assert 'variables/variables.index; found none' in complaint(tmp_path)
-    for name in ('bad.npz', 'bad.h5'):
-        (tmp_path / name).write_bytes(b'not one')
-        assert name in complaint(tmp_path / name)
-    np.savez(str(tmp_path / 'pickled.npz'), **dict(small_vgg, extra=np.array([{}], object)))
-    assert 'plain arrays' in complaint(tmp_path / 'pickled.npz')
-    half_a_top = {name: array for name, array in small_vgg.items() if not name.startswith('fc7')}
-    assert 'found no fc7/biases, no fc7/weights' in complaint(as_npz(tmp_path, half_a_top))
-    wrong = dict(small_vgg, **{'conv3_1/filter': np.zeros([6, 4, 3, 3], np.float32)})
-    assert 'array conv3_1/filter of shape [3, 3, 4, 6]; found shape [6, 4, 3, 3]' in complaint(as_npz(tmp_path, wrong))
-    whole = as_saved_model(tmp_path, small_vgg) / 'vgg' / 'variables'
-    with open(str(whole / 'variables.data-00000-of-00001'), 'r+b') as file:
-        file.truncate(100)
-    assert 'whole variables of a SavedModel' in complaint(whole.parent)
-
-
-def test_starting_weights_reach_the_network(small_vgg, monkeypatch):
-    ssdvgg.predictions(tf.zeros([1, 300, 300, 3], tf.uint8), VGG300, 2)
-    monkeypatch.undo()  # real widths
-    shapes = {name: wanted[-1] for name, wanted in weights._vgg16_shapes().items()}
-    values = {name.replace('fc', 'mod_conv').replace('/weights', '/filter'): np.full(shape, number, np.float32)
-              for number, (name, shape) in enumerate(shapes.items(), 1)}
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
-        weights.assign(tf, session, values)
-        made = {variable.op.name: variable for variable in tf.global_variables()}
-        for name, array in session.run({name: made[name] for name in values}).items():
-            np.testing.assert_array_equal(array, values[name])
-        assert session.run(made['conv8_1/filter']).std() > 0
-
-
-# Checkpoints
-
-def write_checkpoint(folder, preset, classes, **more):
-    """A checkpoint with the published names and what the reference leaves in it besides."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        shapes = expected_shapes(preset, classes)
-        values = dict({name: np.full(shape, number, np.float32) for number, (name, shape) in enumerate(shapes.items())},
-                      **more)
-        variables = [tf.get_variable(name, initializer=value) for name, value in values.items()]
-        session.run(tf.global_variables_initializer())
-        return tf.train.Saver(variables).save(session, str(folder / 'final.ckpt'), write_meta_graph=False), values
-
-
-@smoke
-def test_a_published_checkpoint_loads_by_name(tmp_path, runtime):
-    more = {'fc6/weights': np.zeros(3, np.float32), 'conv1_1/filter/Momentum': np.zeros(3, np.float32),
-            'learning_rate/global_step': np.int32(7)}
-    prefix, values = write_checkpoint(tmp_path, 'vgg300', 4, **more)
-    assert checkpoint.find_checkpoint(str(prefix)) == (str(prefix), {})
-    assert weights.class_names(tf, prefix) == ['class 0', 'class 1', 'class 2', 'class 3']
-    ssdvgg.predictions(tf.zeros([1, 300, 300, 3], tf.uint8), VGG300, 4)
-    made = {variable.op.name: variable for variable in tf.global_variables()}
-    with tf.Session() as session:
-        weights.restore(runtime.tf, session, prefix, 'vgg300')
-        for name, found in session.run(made).items():
-            np.testing.assert_array_equal(found, values[name])
-        with open(prefix + '.data-00000-of-00001', 'r+b') as file:
-            file.truncate(1000)
-        with pytest.raises(DataError, match='final.ckpt: expected a whole TensorFlow checkpoint'):
-            weights.restore(runtime.tf, session, prefix, 'vgg300')
-
-
-@smoke
-@pytest.mark.parametrize('stored, classes, wanted, told', [
-    ('vgg512', 2, 'vgg300', 'variable classifiers/classifier4_4/biases, which vgg300 does not have'),
-    ('vgg300', 2, 'vgg512', 'variable classifiers/classifier4_4/biases of shape [7]; found no such variable'),
-    ('vgg300', 3, 'vgg300', 'variable classifiers/classifier0_0/biases of shape [7]; found shape [8]')])
-def test_a_checkpoint_of_another_network_is_named(stored, classes, wanted, told, tmp_path, runtime):
-    prefix, _ = write_checkpoint(tmp_path, stored, classes)
-    preset = ssdutils.PRESETS[wanted]
-    ssdvgg.predictions(tf.zeros([1, preset.image_px, preset.image_px, 3], tf.uint8), preset, 2)
-    with tf.Session() as session:
-        with pytest.raises(DataError) as error:
-            weights.restore(runtime.tf, session, prefix, wanted)
-    assert told in str(error.value)
-
-
-@smoke
-def test_a_checkpoint_says_its_preset():
-    assert weights.preset_of('p', {'preset': 'vgg512'}, None) == 'vgg512'
-    assert weights.preset_of('p', {}, None) == 'vgg300' and weights.preset_of('p', {}, 'vgg512') == 'vgg512'
-    with pytest.raises(DataError, match='--preset: expected vgg512, which p was trained with; found vgg300'):
-        weights.preset_of('p', {'preset': 'vgg512'}, 'vgg300')
