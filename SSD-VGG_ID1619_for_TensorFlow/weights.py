@@ -125,7 +125,7 @@ def preset_of(source, wanted, default="vgg300"):
 
 
 def check_norm(source, norm):
-    """DataError when the layers of these weights are normalised otherwise than --norm says; published ones never are."""
+    """DataError when these weights' layers are normalised otherwise than --norm says; published ones never are."""
     recorded = network_options(source)["norm"]
     if recorded != norm:
         raise DataError("--norm", "%s, which %s was trained with" % (recorded, source.path), norm,

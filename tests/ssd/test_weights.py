@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights to start from: VGG-16 in every form, SSD300 of PyTorch's two, the published reference's; and what is none."""
 import io
+import json
 import os
 import pickle
 import sys
@@ -10,11 +11,15 @@ import zipfile
 import numpy as np
 import pytest
 import small_networks
+from programs import event
 from test_network import VGG300, expected_shapes, fresh_graph, made_shapes, seeded_values, tf, vgg_shapes
 
+import export_model  # noqa: E402
+import infer  # noqa: E402
 import layouts  # noqa: E402
 import ssdutils  # noqa: E402
 import ssdvgg  # noqa: E402
+import train  # noqa: E402
 import weights  # noqa: E402
 from common import checkpoint  # noqa: E402
 from common.files import DataError  # noqa: E402
@@ -201,7 +206,6 @@ def colours_of(path, words=None):
     return ours, pixels, source.colours
 
 
-@smoke
 @pytest.mark.parametrize('form, expected', [
     ('keras', 'keras'), ('npz', 'keras'), ('torchvision', 'torchvision'), ('features', 'torchvision_ssd'),
     ('nan', 'torchvision_ssd'), ('reducedfc', 'amdegroot'), ('asked', 'reference'), ('slices', 'torchvision')])
@@ -253,7 +257,6 @@ def test_a_trunk_under_other_names_serves_and_fc6_and_fc7_begin_anew(vgg, tmp_pa
     assert 'in their order, by name; found them in the order block1/layers/conv2d_1/vars, ' in complaint(path)
 
 
-@smoke
 def test_decimated_layers_are_taken_as_they_are(vgg, tmp_path):
     random = np.random.RandomState(1)
     small = {'fc6/weights': (3, 3, 8, 4), 'fc6/biases': (4,), 'fc7/weights': (1, 1, 4, 4), 'fc7/biases': (4,)}
@@ -295,7 +298,6 @@ def test_another_file_than_vgg16_is_named(vgg, tmp_path, monkeypatch):
     assert 'whole TensorFlow checkpoint' in complaint(whole.parent)
 
 
-@smoke
 def test_another_network_than_vgg16_is_named(vgg, tmp_path):
     def said(arrays):
         return complaint(as_npz(tmp_path, arrays))
@@ -404,7 +406,6 @@ KINDS = [4, 6, 6, 6, 4, 4]
 LAYOUTS = {'torchvision300': of_torchvision, 'amdegroot300': of_amdegroot}
 
 
-@smoke
 @pytest.mark.parametrize('preset', sorted(LAYOUTS))
 def test_every_weight_of_pytorchs_networks_finds_its_place(preset, monkeypatch, tmp_path):
     small_networks.install(monkeypatch.setattr)
@@ -449,7 +450,7 @@ def ours_of(path, image):
     """Scores [N, classes + 1] and boxes_xyxy [N, 4] of a BGR image by a file of weights."""
     source = weights.find(str(path))
     preset = ssdutils.PRESETS[source.state['preset']]
-    result = ssdvgg.result(*ssdvgg.predictions(tf.constant(image[None]), preset, source.state['num_classes'],
+    result = ssdvgg.result(*ssdvgg.predictions(tf.constant(image[None]), preset, len(weights.class_names(tf, source)),
                                                **weights.network_options(source)))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
@@ -608,7 +609,6 @@ def test_a_checkpoint_of_another_network_is_named(stored, classes, wanted, told,
     assert told in str(error.value)
 
 
-@smoke
 def test_a_checkpoint_says_its_preset():
     ours, other = weights.described('p', {'preset': 'vgg512'}), weights.described('p', {})
     assert weights.preset_of(ours, None) == 'vgg512' and ours.colours == 'keras'
@@ -616,3 +616,103 @@ def test_a_checkpoint_says_its_preset():
     assert weights.preset_of(other, None) == 'vgg300' and weights.preset_of(other, 'vgg512') == 'vgg512'
     with pytest.raises(DataError, match='--preset: expected vgg512, which p was trained with; found vgg300'):
         weights.preset_of(ours, 'vgg300')
+
+
+# Whole programs
+
+CLASSES = 5  # of drawn pictures
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A processed data set of 4 + 2 drawn images."""
+    import process_dataset
+    from tools import sampledata
+    folder = tmp_path_factory.mktemp('drawn')
+    sampledata.draw_voc(str(folder / 'voc'), train=4, test=2)
+    return process_dataset.process(str(folder / 'voc'), str(folder / 'processed'))
+
+
+def narrow_file(folder, preset, classes):
+    """SSD300's weights in PyTorch's layout; call it where the network is narrow."""
+    with tf.Graph().as_default():
+        ssdvgg.predictions(tf.zeros([1, 300, 300, 3]), ssdutils.PRESETS[preset], classes)
+        shapes = made_shapes()
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return as_safetensors(folder / ('%s-%d' % (preset, classes)), shifted_copy(LAYOUTS[preset](zeros, KINDS)))
+
+
+def words(data, output, *more):
+    return ['--data_path=%s' % data, '--output_path=%s' % output, '--batch_size=2', '--num_workers=0',
+            '--train_steps=1', '--log_every=1', '--eval_every=0', '--no_augment', '--lr-values=1e-12',
+            '--lr-boundaries='] + list(more)
+
+
+@smoke
+def test_a_network_of_pytorch_is_evaluated_trained_on_and_exported(data, tmp_path, here):
+    path = narrow_file(tmp_path, 'torchvision300', CLASSES)
+    image = np.random.RandomState(2).randint(0, 256, (300, 300, 3)).astype(np.uint8)
+    expected = ours_of(path, image)[0]
+    code, said = here(infer, '--checkpoint=%s' % path, '--data_path=%s' % data, '--num_workers=0', '--batch_size=2',
+                      '--output_path=%s' % (tmp_path / 'infer'))
+    assert code == 0 and event(said, 'eval')['images'] == '2', said
+    command = words(data, tmp_path / 'run', '--init_from=%s' % path)
+    code, said = here(train, *command)
+    run = event(said, 'run')
+    assert code == 0 and run['network'] == 'torchvision300' and run['colours'] == 'torchvision_ssd', said
+    assert run['weights_loaded'] == str(len(weights.find(str(path)).arrays)) and run['weights_anew'] == '0'
+
+    state = checkpoint.find_checkpoint(str(tmp_path / 'run'))[1]
+    assert state['preset'] == 'torchvision300' and state['colours'] == 'torchvision_ssd'
+    tf.reset_default_graph()
+    np.testing.assert_allclose(ours_of(tmp_path / 'run', image)[0], expected, atol=1e-4)
+    code, said = here(export_model, '--checkpoint=%s' % (tmp_path / 'run'), '--export_dir=%s' % (tmp_path / 'export'))
+    assert code == 0, said
+    description = json.loads((tmp_path / 'export' / 'model.json').read_text())
+    np.testing.assert_allclose(description['mean_bgr'], [104, 117, 123], atol=1e-3)
+    assert description['preset'] == 'torchvision300' and description['classes'] == state['classes']
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.import_graph_def(tf.GraphDef.FromString((tmp_path / 'export' / 'frozen_graph.pb').read_bytes()), name='')
+        exported = session.run('result/result:0', {'image_input:0': image[None]})[0]
+    np.testing.assert_allclose(exported[:, :-4], expected, atol=1e-4)
+
+    metrics = tmp_path / 'run' / 'metrics.jsonl'
+    metrics.write_text(''.join(metrics.read_text().splitlines(True)[:-1]))  # as if killed before [done]
+    code, said = here(train, *command)
+    assert code == 0 and event(said, 'run')['first_step'] == '1' and 'weights_loaded' not in event(said, 'run'), said
+    assert event(said, 'run')['colours'] == 'torchvision_ssd'
+
+
+def test_heads_of_other_classes_begin_anew(data, tmp_path, here):
+    path = narrow_file(tmp_path, 'amdegroot300', CLASSES + 1)
+    code, said = here(train, *words(data, tmp_path / 'run', '--init_from=%s' % path))
+    run = event(said, 'run')
+    assert code == 0 and run['network'] == 'amdegroot300' and run['weights_anew'] == '60', said
+    assert {name.split('/')[0] for name in run['anew'].split()} == {'classifiers'}
+    code, said = here(train, *words(data, tmp_path / 'own', '--init_from=%s' % (tmp_path / 'run'), '--synthetic'))
+    run = event(said, 'run')
+    assert code == 0 and run['classes'] == '20' and run['colours'] == 'amdegroot' and run['weights_anew'] == '60', said
+    code, said = here(infer, '--checkpoint=%s' % path, '--data_path=%s' % data, '--output_path=%s' % (tmp_path / 'i'))
+    assert code == 1 and 'expected 6 classes, as ' in event(said, 'fail')['message'], said
+    assert not (tmp_path / 'i').exists()
+
+
+def test_a_trunk_alone_is_loaded_and_the_log_says_what_begins_anew(data, tmp_path, here):
+    shapes = {name: [8 if count == 64 else 8 if count == 128 else 16 if count == 256 else 32 if count == 512 else count
+                     for count in shape] for name, shape in vgg_shapes().items()}
+    path = as_npz(tmp_path, seeded_values(shapes))
+    code, said = here(train, *words(data, tmp_path / 'run', '--vgg_dir=%s' % path))
+    run = event(said, 'run')
+    assert code == 0 and run['weights_loaded'] == '26' and run['network'] == 'vgg300', said
+    assert 'mod_conv6/filter' in run['anew'] and 'begin anew' in event(said, 'warn')['message']
+
+
+def test_what_does_not_fit_leaves_nothing_behind(data, tmp_path, here):
+    np.savez(str(tmp_path / 'other.npz'), a=np.zeros(3), b=np.zeros([1, 2, 3, 4]))
+    for flag, path, told in (('init_from', 'other.npz', 'found 0 such, none, among 2 arrays, a, b'),
+                             ('vgg_dir', 'other.npz', 'found 0 such'), ('init_from', 'none', 'no whole checkpoint')):
+        code, said = here(train, *words(data, tmp_path / 'run', '--%s=%s' % (flag, tmp_path / path)))
+        assert code == 1 and told in event(said, 'fail')['message'] and 'Traceback' not in said, said
+    assert os.listdir(str(tmp_path)) == ['other.npz']
+    with pytest.raises(SystemExit):
+        train.parse_args(['--init_from=a', '--vgg_dir=b'])
