@@ -135,7 +135,7 @@ def run(parsed):
                         "process it with --valid_sets, or give --eval_set=train")
     source = weights.find(parsed.checkpoint, parsed.best, parsed.colours)
     preset = ssdutils.PRESETS[weights.preset_of(source, parsed.preset)]
-    weights.check_classes(source, data.classes, data.folder)
+    num_classes, columns = weights.columns(source, data.classes, data.folder)
     prepare_output_dir(parsed.output_path)
     from common.runtime import open_runtime
     runtime = open_runtime(parsed)
@@ -145,8 +145,8 @@ def run(parsed):
     import ssdvgg
     tf.reset_default_graph()
     image_input = tf.placeholder(tf.uint8, [parsed.batch_size, preset.image_px, preset.image_px, 3], "image_input")
-    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, data.num_classes,
-                                               **weights.network_options(source)))
+    result = ssdvgg.result(*ssdvgg.predictions(image_input, preset, num_classes, **weights.network_options(source)))
+    result = tf.gather(result, columns, axis=2)
     session = tf.Session(config=runtime.session_config())
     weights.restore(tf, session, source, preset.name)
 

@@ -120,7 +120,7 @@ def preset_of(source, wanted, default="vgg300"):
     recorded = source.state.get("preset")
     if recorded and wanted and recorded != wanted:
         raise DataError("--preset", "%s, which %s was trained with" % (recorded, source.path), wanted,
-                        "leave --preset out")
+                        "give --preset=%s" % recorded)
     return recorded or wanted or default
 
 
@@ -143,11 +143,28 @@ def check_classes(source, classes, data):
     if count != len(classes):
         raise DataError(data, "%d classes, as %s has" % (count, source.path), len(classes),
                         "give the data that it was trained with")
-    recorded = _names_of(source, source.state.get("num_classes")) or classes
+    recorded = source.state.get("classes", classes)
     for number, (name, other) in enumerate(itertools.zip_longest(recorded, classes)):
         if name != other:
             raise DataError(data, "the classes of %s, whose class %d is %s" % (source.path, number, name or "absent"),
                             other or "no such class", "give the data that it was trained with")
+
+
+def columns(source, classes, data):
+    """Where the classes of the data are in the result of a network for these weights, which may know more.
+
+    Args:
+      classes, data: as for check_classes.
+    Returns:
+      (number of the network's classes, list of int: columns of these classes, of the background, of the offsets).
+    Raises:
+      DataError: the weights are for other classes.
+    """
+    count = source.state.get("num_classes", len(classes))
+    names = _names_of(source, count) if count != len(classes) else source.state.get("classes", list(classes))
+    if not names or not set(classes) <= set(names):
+        check_classes(source, classes, data)
+    return len(names), [names.index(name) for name in classes] + list(range(len(names), len(names) + 5))
 
 
 def restore(tf, session, source, preset_name):

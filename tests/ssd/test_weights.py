@@ -618,6 +618,19 @@ def test_a_checkpoint_says_its_preset():
         weights.preset_of(ours, 'vgg300')
 
 
+def test_classes_are_found_by_name_in_weights_that_know_more():
+    ours = weights.described('p', {'preset': 'vgg300', 'classes': ['a', 'b', 'c']})
+    assert weights.columns(ours, ('c', 'a'), 'd') == (3, [2, 0, 3, 4, 5, 6, 7])
+    with pytest.raises(DataError, match='class 1 is b; found x'):
+        weights.columns(ours, ('a', 'x'), 'd')
+    coco, other = (ours._replace(state={'preset': 'torchvision300', 'num_classes': count}) for count in (90, 2))
+    assert weights.columns(coco, ('stop sign', 'person'), 'd') == (90, [12, 0, 90, 91, 92, 93, 94])
+    assert weights.columns(other, ('x', 'y'), 'd') == (2, [0, 1, 2, 3, 4, 5, 6])  # it has no names
+    for source in (coco, other):
+        with pytest.raises(DataError, match='expected .* classes, as p has; found 3; '):
+            weights.columns(source, ('x', 'y', 'z'), 'd')
+
+
 # Whole programs
 
 CLASSES = 5  # of drawn pictures
