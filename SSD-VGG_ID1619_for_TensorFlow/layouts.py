@@ -151,9 +151,9 @@ def _vgg16(arrays, path):
     found = [layer for layer, kernel in kernels.items() if kernel.shape[:-2] == (3, 3) and kernel.shape[-2:] in wanted]
     shapes = [kernels[layer].shape[-2:] for layer in found]
     if sorted(shapes) != sorted(wanted):
-        raise DataError(path, "SSD300 of torchvision or amdegroot, or VGG-16, %d convolutions of 3x3, %s" % (
-            len(wanted), _chain(wanted)), "%d such, %s, among %d arrays, %s" % (
-                len(found), _chain(shapes), len(arrays), _few(list(arrays))), "give other weights")
+        raise DataError(path, "VGG-16, %d convolutions of 3x3 from 3 to %d channels, or SSD300 of torchvision or "
+                        "amdegroot" % (len(wanted), channels[-1]), "%d such convolutions among %d arrays, %s" % (
+                            len(found), len(arrays), _few(list(arrays))), "give other weights")
     if shapes != wanted:
         raise DataError(path, "VGG-16's convolutions in their order, by name", "them in the order " + _few(found),
                         "name them so that sorting gives their order, as block1_conv1")
@@ -234,10 +234,6 @@ def _colours_by_name(layers, in_torch, connected):
     if any(layer.startswith("features.") for layer in layers):
         return "torchvision" if connected else "torchvision_ssd"
     return "amdegroot" if connected and all(layer.isdigit() for layer in layers) else None
-
-
-def _chain(shapes):
-    return " ".join("%d-%d" % pair for pair in shapes) or "none"
 
 
 def _few(names):

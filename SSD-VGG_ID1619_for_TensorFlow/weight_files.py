@@ -40,7 +40,8 @@ def read(path):
     half = next((name for name, array in arrays.items() if array.dtype == np.float16), None)
     if half:
         raise DataError(path, "weights of 32 bits", "float16 in %s" % half, tensor_files.SAVE_FLOAT32)
-    return {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in arrays.items()}
+    return {name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+            for name, array in arrays.items()}
 
 
 def layer_of(name):

@@ -50,7 +50,8 @@ def read(path, halves=True):
     prefix = "module."
     if tensors and all(name.startswith(prefix) for name in tensors):
         tensors = {name[len(prefix):]: tensor for name, tensor in tensors.items()}
-    return {name: tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor for name, tensor in tensors.items()}
+    return {name: tensor.astype(np.float32, copy=False) if tensor.dtype.kind == "f" else tensor
+            for name, tensor in tensors.items()}
 
 
 def _check_width(path, name, dtype, halves):
