@@ -724,7 +724,7 @@ def test_a_trunk_alone_is_loaded_and_the_log_says_what_begins_anew(data, tmp_pat
 def test_what_does_not_fit_leaves_nothing_behind(data, tmp_path, here):
     np.savez(str(tmp_path / 'other.npz'), a=np.zeros(3), b=np.zeros([1, 2, 3, 4]))
     for flag, path, told in (('init_from', 'other.npz', 'found 0 such convolutions among 2 arrays, a, b'),
-                             ('vgg_dir', 'other.npz', 'found 0 such'), ('init_from', 'none', 'no whole checkpoint')):
+                             ('vgg_dir', 'other.npz', 'found 0 such'), ('init_from', '.', 'no whole checkpoint')):
         code, said = here(train, *words(data, tmp_path / 'run', '--%s=%s' % (flag, tmp_path / path)))
         assert code == 1 and told in event(said, 'fail')['message'] and 'Traceback' not in said, said
     assert os.listdir(str(tmp_path)) == ['other.npz']
