@@ -111,13 +111,17 @@ def learning_rate(step, total_steps, warmup_steps, parsed):
 
 def load_weights(tf, session, start, class_names):
     """Fills the network from the checkpoint `start`, (prefix, state); returns fields of the [run] line."""
+    import published
     from common import graph_files
     from models import cspdarknet53
-    prefix, state = start
+    source, state = start
+    if published.is_published(graph_files.stored_shapes(tf, source)):
+        source = published.read(tf, source, {name: variable.shape.as_list() for name, variable in
+                                             graph_files.network_variables(tf).items()})
     same_classes = list(class_names) == state.get("classes", list(cifar10.CIFAR10_CLASSES))
-    loaded = graph_files.load_fitting(tf, session, prefix, "--init_from=%s" % prefix,
+    loaded = graph_files.load_fitting(tf, session, source, "--init_from=%s" % start[0],
                                       anew=() if same_classes else cspdarknet53.HEAD)
-    return graph_files.transfer_fields(prefix, loaded)
+    return graph_files.transfer_fields(start[0], loaded)
 
 
 def train(parsed):

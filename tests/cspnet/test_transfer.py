@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 import sys
 
+import numpy as np
 import programs
 import pytest
 from conftest import ROOT
@@ -80,6 +82,47 @@ def test_a_finished_run_is_extended_when_asked(base, few_cifar10, tmp_path, here
     assert not os.path.exists(str(output) + '.1') and weights(output, 4)['global_step'] == 4
     code, said = here(train, '--train_steps=4', '--extend', *(words + ['--output_path=%s' % (tmp_path / 'none')]))
     assert code == 1 and 'a run to train on' in event(said, 'fail')['message']
+
+
+@pytest.mark.smoke
+def test_the_published_folders_kernels_are_found_and_cropped(few_cifar10, tmp_path, here):
+    import tensorflow.compat.v1 as tf
+
+    import published
+    from models import cspdarknet53
+    prefix, random = str(tmp_path / 'cspdarknet53.ckpt'), np.random.RandomState(0)
+    with tf.Graph().as_default(), tf.Session() as session:
+        cspdarknet53.logits(tf.placeholder(tf.uint8, [None, 32, 32, 3]), False)
+        shapes = {variable.op.name: variable.shape.as_list() for variable in tf.trainable_variables()}
+    arrays = {'w_' + there: random.normal(size=shapes['cspdarknet53/%s/weights' % here]).astype(np.float32)
+              for here, there in published.kernels().items()}
+    arrays.update(wfc=random.normal(size=shapes['cspdarknet53/classifier/weights']).astype(np.float32),
+                  bfc=np.arange(10, dtype=np.float32), b_s1c1=np.zeros(3, np.float32))
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.get_variable(name, initializer=array) for name, array in arrays.items()]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(variables).save(session, prefix, write_meta_graph=False)
+    output = tmp_path / 'run'
+    code, said = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % output, '--init_from=%s' % prefix,
+                      *(TINY + ['--LEARNING_RATE=1e-30', '--LAMBDA=0']))
+    assert code == 0 and int(event(said, 'run')['weights_loaded']) == len(published.kernels()), said
+    after = weights(output, 2)
+    for here_name, there in published.kernels().items():
+        assert (after['cspdarknet53/%s/weights' % here_name] == arrays['w_' + there]).all(), there
+    kernel = np.arange(9).reshape(3, 3, 1, 1)
+    assert [published.crop(kernel, taps).ravel().tolist() for taps in (1, 2)] == [[4], [0, 1, 3, 4]]
+    assert published.crop(kernel, 3) is not None and published.crop(kernel[:1, :1], 1).shape == (1, 1, 1, 1)
+
+
+def test_the_published_names_are_those_of_its_source():
+    code = 'import published; print(" ".join(sorted(published.kernels().values())))'
+    names = ['s1c1', 's2c1', 's2s0', 's2s1', 's2c2', 's2c3', 's2c4', 'conv']
+    for stage, blocks in ((3, 2), (4, 8), (5, 8), (6, 4)):
+        names += ['s%d%s' % (stage, part) for part in ('c1', 'c2', 's0', 's1', 'c3')]
+        names += ['s%db%dc%d' % (stage, block, part) for block in range(1, blocks + 1) for part in (1, 2)]
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    said = subprocess.run([sys.executable, '-c', code], cwd=FOLDER, env=env, stdout=subprocess.PIPE, text=True).stdout
+    assert said.split() == sorted(names)
 
 
 def pointer(path, _):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the pages say is so: their commands run, their links lead somewhere, their figures agree.
 
-A block below <!-- runnable: KEY=VALUE ... --> is run by bash as it stands, in its page's folder of a copy of the tree,
-after the page's earlier ones. The settings of the marker:
+A block below <!-- runnable: KEY=VALUE ... --> is run by bash, or by python, as it stands, in its page's folder of a
+copy of the tree, after the page's earlier ones. The settings of the marker:
 
     DIR=cifar10              a drawn data set of that layout lies there under the name DIR (any name in capitals)
     train.py="--x=1 --y"     flags that every call of train.py, or of any other program, gets behind its own
@@ -23,13 +23,14 @@ import subprocess
 import sys
 
 import pages
+import photos
 import programs
 import pytest
 
 BASH = shutil.which('bash')
 pytestmark = pytest.mark.skipif(BASH is None, reason='needs bash')
 
-HEADINGS = ['What it is', 'Results', 'Quick start', 'Your own pictures', 'Data', 'Flags that matter',
+HEADINGS = ['What it is', 'Results', 'Quick start', 'Data', 'Your own pictures', 'Flags that matter',
             'Files in reading order', 'Resume, evaluate, export', 'Several cards', 'Ascend',
             'Known differences from paper and document', 'Pitfalls']
 RESULT_COLUMNS = ['command', 'device', 'batch', 'minutes', 'images/s', None, 'commit']  # None: the model's metric
@@ -84,6 +85,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp('drawn')
     sampledata.draw_cifar10(str(folder / 'cifar10'), train=200, test=50, seed=0)
     sampledata.draw_imagenet(str(folder / 'imagenet'), train=40, test=20, seed=0)
+    photos.draw(str(folder / 'photos'), 12)
     sampledata.draw_voc(str(folder / 'voc'), train=16, test=4, seed=0)
     return {name: str(folder / name) for name in os.listdir(str(folder))}
 
@@ -177,7 +179,8 @@ def test_runnable_blocks(page, checkout, drawn):
                 assert key == 'folder' or '.' in key, '%s: the marker has an unknown setting %s' % (place, key)
         give_python(checkout, appended(block.settings))
         # The networks as they are train on their own pages.
-        code, said = run_bash(checkout, folder, block.text, timeout=600, small=page not in pages.FOLDER_PAGES)
+        text = block.text if block.language == 'bash' else "python - <<'END'\n%sEND\n" % block.text
+        code, said = run_bash(checkout, folder, text, timeout=600, small=page not in pages.FOLDER_PAGES)
         assert code == 0, '%s ended with exit code %d:\n%s' % (place, code, said)
         shown = output_of(page, block)
         if shown:
@@ -204,13 +207,14 @@ def test_programs_take_the_flags_of_the_other_commands(page, checkout):
 
 @pytest.mark.parametrize('page', pages.FOLDER_PAGES)
 def test_folder_pages_have_the_same_order(page):
-    assert pages.headings(page, 2) == HEADINGS
+    there = pages.headings(page, 2)
+    assert there == [heading for heading in HEADINGS if heading != 'Your own pictures' or heading in there]
     header = re.findall(r'^\| (command \|.*) \|$', pages.section(page, 'Results'), flags=re.M)
     assert len(header) == 1, 'expected one table of results that starts with the command'
     columns = header[0].split(' | ')
     assert len(columns) == len(RESULT_COLUMNS)
     assert [name for name, fixed in zip(columns, RESULT_COLUMNS) if fixed] == [name for name in RESULT_COLUMNS if name]
-    for heading in HEADINGS:
+    for heading in there:
         assert pages.section(page, heading).strip(), '"%s" of %s is empty' % (heading, page)
 
 
