@@ -65,7 +65,8 @@ def parse_args(argv=None):
     parser.add_argument("--train_sets", type=_names, metavar="YEAR:SET,...",
                         help="e.g. VOC2007:trainval,VOC2012:trainval; default every trainval, or train where val is "
                              "kept for validation")
-    parser.add_argument("--valid_sets", type=_names, metavar="YEAR:SET,...", help="default every test set, else val")
+    parser.add_argument("--valid_sets", type=_names, metavar="YEAR:SET,...",
+                        help="default every test set, else val, else a drawn tenth of the images")
     parser.add_argument("--on_bad", choices=("skip", "stop"), default="skip",
                         help="a bad box or image is left out and listed, or ends the command")
     parser.add_argument("--annotate", type=flags.integer(0), default=0, metavar="N",
@@ -129,12 +130,24 @@ def _plan(data_path, train_sets=None, valid_sets=None, classes=None, on_bad="ski
     """_Plan of what a path and the flags mean; reads the lists of images and of classes alone."""
     source, root, parts = _find(data_path)
     refs, sets, problems = source.list_images(root, parts, train_sets, valid_sets)
+    if train_sets is None and valid_sets is None and not sets["valid"]:
+        refs, sets = _hold_out(refs, sets)
     read = {source.__file__}
     for ref in refs["train"] + refs["valid"]:
         read.update((ref.listed_in, ref.image_path, ref.annotation_path))
     settings = {"format": FORMAT, "root": root, "sets": sets, "classes": classes and _read_names(classes),
                 "on_bad": on_bad, "state": fingerprint(sorted(read))}
     return _Plan(source, root, refs, sets, problems, settings)
+
+
+def _hold_out(refs, sets):
+    """`refs` and `sets` with a drawn tenth of the training images to validate with."""
+    order = np.random.RandomState(0).permutation(len(refs["train"]))
+    held_out = set(order[:len(order) // 10].tolist())
+    if not held_out:
+        return refs, sets
+    return {split: [ref for index, ref in enumerate(refs["train"]) if (index in held_out) == (split == "valid")]
+            for split in SPLITS}, dict(sets, valid=["a tenth, held out"])
 
 
 def _read_names(path):

@@ -656,6 +656,25 @@ def test_which_sets_train_and_which_validate(tmp_path):
     assert ids() == ['abxy', 'cd']
 
 
+def test_without_a_validation_set_a_tenth_is_held_out(tmp_path, capsys):
+    tree = Tree(tmp_path / 'in')
+    ids = ['%02d' % number for number in range(21)]
+    for image_id in ids:
+        tree.add(image_id, ('cat', 1, 1, 40, 30))
+    tree.sets(trainval=ids)
+
+    def split(name, **choices):
+        data = TrainingData(process_dataset.process(str(tmp_path / 'in'), str(tmp_path / name), **choices))
+        return [[os.path.basename(data.image_path(index, split))[:2] for index in range(data.num_images(split))]
+                for split in ('train', 'valid')]
+    train, valid = split('a')
+    assert '2 images to validate (a tenth, held out)' in capsys.readouterr().out
+    assert sorted(train + valid) == ids and len(valid) == 2 and split('b') == [train, valid] and train == sorted(train)
+    assert split('c', valid_sets=[]) == split('d', train_sets=['VOC2007:trainval']) == [ids, []]
+    tree.sets(trainval=ids[:9])
+    assert split('e') == [ids[:9], []]
+
+
 def test_the_tree_is_found_from_three_places(drawn):
     devkit = os.path.join(drawn, 'VOCdevkit')
     for path in (drawn, devkit, os.path.join(devkit, 'VOC2007')):

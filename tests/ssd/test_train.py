@@ -489,6 +489,28 @@ def test_a_loss_that_is_no_number_names_step_and_part(data, tmp_path, here):
     assert newest == 'none yet' or os.path.exists(newest + '.index')
 
 
+def test_one_picture_of_one_class_trains_and_is_found_by_its_name(tmp_path, here):
+    """A name in another script, with what separates folders."""
+    import cv2
+    folder = tmp_path / 'mine' / 'VOC2007'
+    for inside in ('Annotations', 'JPEGImages', 'ImageSets/Main'):
+        (folder / inside).mkdir(parents=True)
+    cv2.imwrite(str(folder / 'JPEGImages' / 'a.jpg'), np.full((60, 80, 3), 99, np.uint8))
+    (folder / 'Annotations' / 'a.xml').write_text(
+        '<annotation><object><name>螺母 1/2</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>50</xmax><ymax>50</ymax>'
+        '</bndbox></object></annotation>', encoding='utf-8')
+    (folder / 'ImageSets' / 'Main' / 'trainval.txt').write_text('a\n')
+    data = processed(tmp_path / 'mine', tmp_path / 'data')
+    code, said = here(train, *words_of(data, tmp_path / 'run', '--train_steps=3', '--eval_set=train', '--no_augment'))
+    assert code == 0 and event(said, 'eval')['objects'] == '1' and event(said, 'run')['classes'] == '1', said
+    code, said = here(infer, '--checkpoint=%s' % (tmp_path / 'run'), '--data_path=%s' % data, '--eval_set=train',
+                      '--pictures=5', '--confidence=0.01', '--output_path=%s' % (tmp_path / 'infer'))
+    assert code == 0 and '螺母 1/2' in said, said
+    assert {'comp4_det_test_螺母 1%2F2.txt', 'images.csv', 'pictures', 'precision_recall.png'} == set(
+        os.listdir(str(tmp_path / 'infer')))
+    assert sorted(os.listdir(str(tmp_path / 'infer' / 'pictures'))) == ['.whole.json', '0001-a.jpg']
+
+
 def test_without_pycocotools_cocos_ap_is_refused_at_once(data, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     assert infer.main(['--coco', '--checkpoint=%s' % run[2], '--data_path=%s' % data]) == 1
