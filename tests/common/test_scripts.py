@@ -236,7 +236,8 @@ def ready_machine(machine):
                                          '[ "$2" = mypy ] && exit ${MYPY_EXIT:-0}\n'
                                           'exec "%s" "$@"\n' % sys.executable)
     write_script(venv / 'bin' / 'shellcheck', '#!/bin/sh\nexit 0\n')
-    stamp = machine('-c', 'cksum <constraints/cpu-py311.txt').stdout
+    stamp = machine('-c', 'source scripts/venv.sh; kind=cpu; if has_nvidia_driver; then kind=gpu; fi; '
+                    'stamp_of constraints/$kind-py311.txt').stdout
     (venv / '.packages').write_text(stamp)
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         pytest.skip('the environment needs Python 3.10 to 3.13')

@@ -45,6 +45,8 @@ for word in "$@"; do
 done
 exec %s "${words[@]}"
 '''
+STAMP = ('source scripts/venv.sh; kind=cpu; if has_nvidia_driver; then kind=gpu; fi; '
+         'stamp_of constraints/$kind-py311.txt')
 READS_FLAGS = '''#!/bin/bash
 if [[ $1 == -c ]]; then exec %(python)s "$@"; fi
 exec %(python)s %(checker)s "$@"
@@ -114,8 +116,7 @@ def give_python(root, text):
         (venv / 'bin' / name).write_text(text)
         (venv / 'bin' / name).chmod(0o755)
     (venv / 'bin' / 'activate').write_text('PATH="%s:$PATH"\n' % (venv / 'bin'))
-    constraints = (root / 'constraints' / 'cpu-py311.txt').read_bytes()
-    (venv / '.packages').write_bytes(subprocess.run(['cksum'], input=constraints, stdout=subprocess.PIPE).stdout)
+    (venv / '.packages').write_bytes(subprocess.check_output([BASH, '-c', STAMP], cwd=str(root)))
 
 
 def run_bash(root, folder, text, timeout, small=False):
