@@ -8,6 +8,7 @@ EXPORT is what export_model.py wrote, or the saved_model/ or frozen_graph.pb in 
 entry a file: image (path), width_px, height_px, detections; each of these has class, confidence and box_xyxy_px (left,
 top, right, bottom in pixels of the upright image, from 0, right and bottom just outside).
 """
+import collections
 import json
 import os
 import sys
@@ -17,10 +18,9 @@ import needs  # noqa: E402,F401
 
 # isort: split
 import ssdutils  # noqa: E402
-from common import files, flags, runlog  # noqa: E402
+from common import export, files, flags, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir  # noqa: E402
-from common.graph_files import FROZEN_GRAPH, SAVED_MODEL  # noqa: E402
-from export_model import DESCRIPTION  # noqa: E402
+from export_model import NAME  # noqa: E402
 
 DETECTIONS_FILE = "detections.json"
 
@@ -41,89 +41,89 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_model(path):
-    """Where an exported model and its description are.
+def open_model(tf, path):
+    """Opens an export.
 
     Args:
+      tf: tensorflow.compat.v1.
       path: the export's folder, or what is named in parse_args.
     Returns:
-      (path of the frozen graph or of the SavedModel's folder, description as dict).
+      (description, the dict of model.json; function: [B, P, P, 3] BGR -> float32 [B, N, C + 1 + 4] of ssdvgg.result).
     Raises:
       DataError: there is no model, no description, or one of an unknown preset.
     """
     path = os.path.normpath(path)
-    folder = path if os.path.isdir(path) and os.path.basename(path) != SAVED_MODEL else os.path.dirname(path)
-    candidates = [path] if folder != path else [os.path.join(path, FROZEN_GRAPH), os.path.join(path, SAVED_MODEL)]
-    model = next((candidate for candidate in candidates if os.path.isfile(candidate) or os.path.isfile(
-        os.path.join(candidate, "saved_model.pb"))), None)
-    if model is None:
-        raise DataError(path, "%s or %s/" % (FROZEN_GRAPH, SAVED_MODEL), "neither", "make them with export_model.py")
-    description = files.read_json(os.path.join(folder, DESCRIPTION)) or {}
-    if description.get("preset") not in ssdutils.PRESETS or not {"classes", "input", "output"} <= set(description):
-        raise DataError(os.path.join(folder, DESCRIPTION), "preset, classes, input and output of the export",
-                        ", ".join(sorted(description)) or "no such file", "keep it as export_model.py wrote it")
-    return model, description
+    inside = os.path.basename(path) == export.SAVED_MODEL or os.path.isfile(path)
+    folder = os.path.dirname(path) if inside else path
+    if os.path.basename(path) != export.SAVED_MODEL:
+        exported = export.open_export(tf, folder, NAME)
+        description, run = exported
+    else:
+        description = export.describe(folder, NAME)
+        run = export.run_saved_model(tf, path, description)
+    if description.get("preset") not in ssdutils.PRESETS:
+        raise DataError(os.path.join(folder, export.DESCRIPTION), "preset, one of %s" % ", ".join(
+            sorted(ssdutils.PRESETS)), description.get("preset"), "keep it as export_model.py wrote it")
+    return description, lambda images: run(images)["result"]
 
 
-def load(tf, session, model, names):
-    """Loads a frozen graph or a SavedModel into the session's graph; returns its tensors of these names.
+Found = collections.namedtuple("Found", "path image boxes_xyxy_px class_ids confidences")
+Found.__doc__ = """What a network finds in a picture: uint8 [H, W, 3] BGR, upright; float32 [K, 4] in its pixels, which
+count from 0, right and bottom just outside; int32 [K]; float32 [K], falling."""
 
-    Raises:
-      DataError: the file is damaged, or has no such tensors.
+
+def find_objects(paths, preset, run, confidence, batch_size=8):
+    """Finds objects in picture files, by batches of one size.
+
+    Args:
+      paths: list of str.
+      preset: ssdutils.Preset.
+      run: as from open_model.
+      confidence: float, from which a detection counts.
+      batch_size: int.
+    Yields:
+      Found, or (path, reason) for a file that cannot be read.
     """
-    from google.protobuf.message import DecodeError
-    try:
-        if os.path.isdir(model):
-            tf.saved_model.loader.load(session, [tf.saved_model.tag_constants.SERVING], model)
-        else:
-            with open(model, "rb") as file:
-                tf.import_graph_def(tf.GraphDef.FromString(file.read()), name="")
-        return [session.graph.get_tensor_by_name(name) for name in names]
-    except (tf.errors.OpError, DecodeError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise DataError(model, "an exported model with %s" % " and ".join(names), str(error).split("\n")[0],
-                        "export it again") from error
-
-
-def detect(parsed):
-    """Writes pictures and JSON; returns 1 when an image cannot be read, else 0. Raises DataError."""
     import cv2
     import numpy as np
 
     from utils import read_image
-    model, description = find_model(parsed.model)
-    preset = ssdutils.PRESETS[description["preset"]]
-    prepare_output_dir(parsed.output_path)
-    from common.runtime import open_runtime
-    runtime = open_runtime(parsed)
-    tf = runtime.tf
-    tf.reset_default_graph()
-    session = tf.Session(config=runtime.session_config())
-    image_input, result = load(tf, session, model, [description["input"], description["output"]])
-    entries, failed, taken = [], 0, {DETECTIONS_FILE}
-    bar = runlog.progress_bar(len(parsed.images), 0)
+    bar = runlog.progress_bar(len(paths), 0)
     bar.unit = "image"
-    for first in range(0, len(parsed.images), parsed.batch_size):
+    for first in range(0, len(paths), batch_size):
         pictures = []
-        for path in parsed.images[first:first + parsed.batch_size]:
+        for path in paths[first:first + batch_size]:
             try:
                 pictures.append((path, read_image(path, upright=True)))
             except (OSError, ValueError) as error:
-                failed = 1
-                reason = getattr(error, "strerror", None) or "found no image: the file %s" % error
-                print("%s: %s" % (path, reason), file=sys.stderr)
-        pixels = np.zeros((parsed.batch_size, preset.image_px, preset.image_px, 3), np.uint8)
+                yield path, getattr(error, "strerror", None) or "found no image: the file %s" % error
+        pixels = np.zeros((batch_size, preset.image_px, preset.image_px, 3), np.uint8)
         for position, (_, image) in enumerate(pictures):
             pixels[position] = cv2.resize(image, (preset.image_px, preset.image_px))
-        for (path, image), predictions in zip(pictures, session.run(result, {image_input: pixels})):
+        for (path, image), result in zip(pictures, run(pixels) if pictures else ()):
             boxes_xyxy, class_ids, confidences = ssdutils.detect(
-                predictions[:, :-4], predictions[:, -4:], ssdutils.default_boxes(preset), parsed.confidence)
-            boxes_px = boxes_xyxy * (image.shape[1::-1] * 2)
-            entries.append(_entry(path, image, boxes_px, class_ids, confidences, description["classes"]))
-            if parsed.pictures:
-                drawn = _drawn(image, boxes_px, class_ids, confidences, description["classes"])
-                cv2.imwrite(os.path.join(parsed.output_path, _free_name(path, taken)), drawn)
+                result[:, :-4], result[:, -4:], ssdutils.default_boxes(preset), confidence)
+            yield Found(path, image, boxes_xyxy * (image.shape[1::-1] * 2), class_ids, confidences)
             bar.update()
     bar.close()
+
+
+def detect(parsed):
+    """Writes pictures and JSON; returns 1 when an image cannot be read, else 0. Raises DataError."""
+    prepare_output_dir(parsed.output_path)
+    from common.runtime import open_runtime
+    tf = open_runtime(parsed).tf
+    description, run = open_model(tf, parsed.model)
+    classes, entries, failed, taken = description["classes"], [], 0, {DETECTIONS_FILE}
+    for found in find_objects(parsed.images, ssdutils.PRESETS[description["preset"]], run, parsed.confidence,
+                              parsed.batch_size):
+        if len(found) == 2:
+            failed = 1
+            print("%s: %s" % found, file=sys.stderr)
+            continue
+        entries.append(_entry(found, classes))
+        if parsed.pictures:
+            write_picture(parsed.output_path, found, classes, taken)
     files.write_text(os.path.join(parsed.output_path, DETECTIONS_FILE), json.dumps(entries, indent=1))
     for entry in entries:
         shown = ["%s %.2f" % (detection["class"], detection["confidence"]) for detection in entry["detections"]]
@@ -132,19 +132,28 @@ def detect(parsed):
     return failed
 
 
-def _entry(path, image, boxes_px, class_ids, confidences, classes):
+def _entry(found, classes):
     """What detections.json says of an image."""
-    return {"image": path, "width_px": image.shape[1], "height_px": image.shape[0], "detections": [
+    return {"image": found.path, "width_px": found.image.shape[1], "height_px": found.image.shape[0], "detections": [
         {"class": classes[class_id], "confidence": round(float(confidence), 4), "box_xyxy_px": box.round(1).tolist()}
-        for class_id, confidence, box in zip(class_ids, confidences, boxes_px)]}
+        for class_id, confidence, box in zip(found.class_ids, found.confidences, found.boxes_xyxy_px)]}
 
 
-def _drawn(image, boxes_px, class_ids, confidences, classes):
-    """An image with detections on it."""
+def write_picture(folder, found, classes, taken):
+    """Draws a Found into a file of its name; returns the drawing, uint8 [H, W, 3] BGR.
+
+    Args:
+      taken: set of names that are in the folder; gets this one.
+    """
+    import cv2
+
     from utils import annotated, class_colours
     colours = class_colours(len(classes))
-    captions = ["%s %.2f" % (classes[class_id], confidence) for class_id, confidence in zip(class_ids, confidences)]
-    return annotated(image, boxes_px, captions, [colours[class_id] for class_id in class_ids])
+    captions = ["%s %.2f" % (classes[class_id], confidence)
+                for class_id, confidence in zip(found.class_ids, found.confidences)]
+    drawn = annotated(found.image, found.boxes_xyxy_px, captions, [colours[class_id] for class_id in found.class_ids])
+    cv2.imwrite(os.path.join(folder, _free_name(found.path, taken)), drawn)
+    return drawn
 
 
 def _free_name(path, taken):

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Exports a checkpoint as a SavedModel and as a frozen graph, for detect.py and for serving.
+"""Exports a checkpoint as SavedModel, frozen graph and, where it can be had, ONNX: for detect.py and for others.
 
     python export_model.py --checkpoint=test/output/0 --best --export_dir=EXPORT
 
-EXPORT gets saved_model/, frozen_graph.pb, model.json (classes, preset, how to read the result) and
-default_boxes_cxcywh.npy. Tensors: image_input:0, float32 [B, P, P, 3], BGR 0 to 255; result/result:0, float32
-[B, N, C + 1 + 4], confidences with the background last, then offsets.
+EXPORT is what common/export.py writes, with default_boxes_cxcywh.npy; model.json says how to read the result. Tensors:
+image_input:0, float32 [B, P, P, 3], BGR 0 to 255; result/result:0, float32 [B, N, C + 1 + 4], confidences with the
+background last, then offsets.
 """
-import json
 import os
 import sys
 
@@ -19,10 +18,9 @@ import needs  # noqa: E402,F401
 import layouts  # noqa: E402
 import ssdutils  # noqa: E402
 import weights  # noqa: E402
-from common import files, flags, graph_files, runlog  # noqa: E402
+from common import export, files, flags, runlog  # noqa: E402
 
-INPUT, OUTPUT = "image_input", "result/result"
-DESCRIPTION, DEFAULT_BOXES = "model.json", "default_boxes_cxcywh.npy"
+NAME, INPUT, DEFAULT_BOXES = "SSD-VGG", "image_input", "default_boxes_cxcywh.npy"
 
 
 def parse_args(argv=None):
@@ -40,10 +38,8 @@ def parse_args(argv=None):
     return parsed
 
 
-def export(parsed):
+def write_export(parsed):
     """Writes the folder; returns 0."""
-    import numpy as np
-
     folder = parsed.export_dir
     files.check_new_folder(folder, "--export_dir")
     source = weights.find(parsed.checkpoint, parsed.best, parsed.colours)
@@ -60,24 +56,21 @@ def export(parsed):
     session = tf.Session(config=runtime.session_config())
     weights.restore(tf, session, source, preset.name)
 
-    graph_files.export(tf, session, folder, {INPUT: image_input}, {"result": result})
-    np.save(os.path.join(folder, DEFAULT_BOXES), ssdutils.default_boxes(preset))
-    files.write_text(os.path.join(folder, DESCRIPTION), json.dumps({
-        "model": "SSD-VGG", "preset": preset.name, "image_px": preset.image_px, "classes": classes,
-        "input": INPUT + ":0", "input_colours": "BGR, 0 to 255", "mean_bgr": layouts.mean_bgr(source.colours),
-        "colours": "those of %s: the mean is taken off inside" % source.colours, "output": OUTPUT + ":0",
-        "output_rows": "one a box of %s" % DEFAULT_BOXES,
-        "output_columns": "confidence of each class, of the background, then the four offsets",
-        "offsets": "((cx, cy) - default (cx, cy)) / default (w, h) * 10, log((w, h) / default (w, h)) * 5",
-        "checkpoint": source.path, "step": source.state.get("step")}, indent=1))
-    print("input: %s float32 [B, %d, %d, 3] BGR; output: %s" % (INPUT, preset.image_px, preset.image_px, OUTPUT))
-    for name in (DESCRIPTION, DEFAULT_BOXES):
-        print("exported: %s" % os.path.join(folder, name))
+    export.export_session(
+        tf, session, folder, image_input, {"result": result}, export.example_images(preset.image_px).astype("float32"),
+        {"model": NAME, "preset": preset.name, "classes": classes,
+         "preprocessing": {"image_px": preset.image_px, "colours": "BGR", "range": [0, 255], "mean": "taken off inside",
+                           "mean_bgr": layouts.mean_bgr(source.colours), "weights_of": source.colours},
+         "output_rows": "one a box of %s" % DEFAULT_BOXES,
+         "output_columns": "confidence of each class, of the background, then the four offsets",
+         "offsets": "((cx, cy) - default (cx, cy)) / default (w, h) * 10, log((w, h) / default (w, h)) * 5",
+         "checkpoint": source.path, "step": source.state.get("step")},
+        [(DEFAULT_BOXES, ssdutils.default_boxes(preset))])
     return 0
 
 
 def main(argv=None):
-    return runlog.guarded(export, parse_args(argv))
+    return runlog.guarded(write_export, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Exported = collections.namedtuple("Exported", "description run")
 Exported.__doc__ = """An export that was opened: description, the dict of model.json; run(array) -> {output: array}."""
 
 
-def export_session(tf, session, folder, images, outputs, example, about):
+def export_session(tf, session, folder, images, outputs, example, about, arrays=()):
     """Writes the network of the current graph.
 
     Args:
@@ -40,6 +40,7 @@ def export_session(tf, session, folder, images, outputs, example, about):
       outputs: {name in the signature: tensor}.
       example: array for `images`, a batch to compare on.
       about: JSON-able dict for model.json: model, classes, preprocessing, checkpoint, step.
+      arrays: [(file name, array)] to lie beside it.
     Raises:
       DataError: the folder holds something, or what was written gives other results than the checkpoint.
     """
@@ -49,6 +50,8 @@ def export_session(tf, session, folder, images, outputs, example, about):
         frozen = tf.graph_util.convert_variables_to_constants(
             session, tf.get_default_graph().as_graph_def(), [tensor.op.name for tensor in outputs.values()])
         finish(tf, partial, frozen, images, outputs, example, expected, about)
+        for name, array in arrays:
+            np.save(os.path.join(partial, name), array)
     tell(folder)
 
 
@@ -144,6 +147,12 @@ def open_export(tf, folder, model):
     Raises:
       DataError: it is no export, or of another model.
     """
+    description = describe(folder, model)
+    return Exported(description, run_frozen_graph(tf, os.path.join(folder, FROZEN_GRAPH), description))
+
+
+def describe(folder, model):
+    """The dict of an export's model.json; arguments and errors as for open_export."""
     description = read_json(os.path.join(folder, DESCRIPTION))
     do = "give the folder that the export of %s wrote, with %s and %s in it" % (model, DESCRIPTION, FROZEN_GRAPH)
     whole = isinstance(description, dict) and all(isinstance(description.get(name), kind) for name, kind in (
@@ -152,31 +161,25 @@ def open_export(tf, folder, model):
         raise DataError(folder, "an exported model", "no whole %s" % (DESCRIPTION if not whole else FROZEN_GRAPH), do)
     if description.get("model") != model:
         raise DataError(folder, "an export of %s" % model, "one of %s" % description.get("model"), do)
-    return Exported(description, run_frozen_graph(tf, os.path.join(folder, FROZEN_GRAPH), description))
+    return description
 
 
 def run_saved_model(tf, path, description):
-    """A SavedModel as function(array) -> {output: array}."""
-    name_in = description["input"]["name"]
-    if tf.executing_eagerly():
-        import tensorflow
-        module = tensorflow.saved_model.load(path)
-        # A signature lives as long as its module.
-        return lambda images, _module=module: {name: value.numpy() for name, value in module.signatures[
-            "serving_default"](**{name_in: tensorflow.constant(images)}).items()}
+    """A SavedModel as function(array) -> {output: array}; DataError when it is none."""
     session = tf.Session(graph=tf.Graph())
-    with session.graph.as_default():
-        loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], path)
-    signature = loaded.signature_def[tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
-    fed = signature.inputs[name_in].name
-    fetched = {name: signature.outputs[name].name for name in description["outputs"]}
+    with _damage_named(path, "a SavedModel"):
+        with session.graph.as_default():
+            loaded = tf.saved_model.load(session, [tf.saved_model.tag_constants.SERVING], path)
+        signature = loaded.signature_def[tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
+        fed = signature.inputs[description["input"]["name"]].name
+        fetched = {name: signature.outputs[name].name for name in description["outputs"]}
     return lambda images: session.run(fetched, {fed: images})
 
 
 def run_frozen_graph(tf, path, description):
     """A frozen graph as function(array) -> {output: array}; DataError when it is none."""
     graph, session_graph = tf.GraphDef(), tf.Graph()
-    try:
+    with _damage_named(path, "a frozen graph"):
         with open(path, "rb") as file:
             graph.ParseFromString(file.read())
         with session_graph.as_default():
@@ -184,11 +187,17 @@ def run_frozen_graph(tf, path, description):
         fetched = {name: session_graph.get_tensor_by_name(tensor["tensor"])
                    for name, tensor in description["outputs"].items()}
         fed = session_graph.get_tensor_by_name(description["input"]["tensor"])
-    except Exception as error:  # protobuf's, TensorFlow's and Python's own for a foreign file
-        raise DataError(path, "a frozen graph as %s says" % DESCRIPTION, "%s: %.150s" % (
-            type(error).__name__, str(error).split("\n")[0]), "export the model again") from error
     session = tf.Session(graph=session_graph)
     return lambda images: session.run(fetched, {fed: images})
+
+
+@contextlib.contextmanager
+def _damage_named(path, what):
+    try:
+        yield
+    except Exception as error:  # protobuf's, TensorFlow's and Python's own for a foreign file
+        raise DataError(path, "%s as %s says" % (what, DESCRIPTION), "%s: %.150s" % (
+            type(error).__name__, str(error).split("\n")[0]), "export the model again") from error
 
 
 def run_onnx(_tf, path, description):

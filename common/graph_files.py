@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph's variables on disk: restored, saved, exported. For models that run in sessions."""
+"""A graph's variables on disk: restored, saved. For models that run in sessions."""
 import collections
-import os
 
 from common.files import DataError
 
 MOVING_STATISTICS = ("moving_mean", "moving_variance")
-SAVED_MODEL, FROZEN_GRAPH = "saved_model", "frozen_graph.pb"
-
 
 def stored_shapes(tf, prefix):
     """{variable name: shape as list of int} of a checkpoint; DataError when it is none."""
@@ -140,27 +137,3 @@ def save(tf, saver, session, prefix):
         reason = "a full disk" if "No space left" in str(error) else "%s: %s" % (type(error).__name__, error)
         raise OSError("%s: expected to write a checkpoint; found %s; the last whole one is untouched: free some space "
                       "and give the same command again" % (prefix, " ".join(reason.split()))) from error
-
-
-def export(tf, session, folder, inputs, outputs):
-    """Writes the current graph as SAVED_MODEL and FROZEN_GRAPH of a folder.
-
-    Args:
-      inputs, outputs: {name in the signature: tensor}.
-    """
-    os.makedirs(folder, exist_ok=True)
-    builder = tf.saved_model.Builder(os.path.join(folder, SAVED_MODEL))
-    signature = tf.saved_model.build_signature_def(
-        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in inputs.items()},
-        {name: tf.saved_model.build_tensor_info(tensor) for name, tensor in outputs.items()},
-        tf.saved_model.signature_constants.PREDICT_METHOD_NAME)
-    builder.add_meta_graph_and_variables(
-        session, [tf.saved_model.tag_constants.SERVING],
-        {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature})
-    builder.save()
-    frozen = tf.graph_util.convert_variables_to_constants(
-        session, tf.get_default_graph().as_graph_def(), [tensor.op.name for tensor in outputs.values()])
-    with open(os.path.join(folder, FROZEN_GRAPH), "wb") as file:
-        file.write(frozen.SerializeToString())
-    for name in (SAVED_MODEL, FROZEN_GRAPH):
-        print("exported: %s" % os.path.join(folder, name))

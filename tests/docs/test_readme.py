@@ -359,7 +359,8 @@ def test_the_chinese_folder_page_has_the_documents_chapters_and_the_same_facts(e
     chinese = in_chinese(english)
     assert pages.headings(chinese, 2) == CHAPTERS
     assert sorted(without_comments(chinese)) == sorted(without_comments(english))
-    for names in (lambda page: {code for code in pages.codes(page) if code.isascii()}, lambda page: set(re.findall(r'\d+\.\d+', pages.prose(page))),
+    for names in (lambda page: {code for code in pages.codes(page) if code.isascii()},
+                  lambda page: set(re.findall(r'\d+\.\d+', pages.prose(page))),
                   lambda page: {link.split('#')[0].replace('.zh-CN', '') for link in pages.links(page)} - {''}):
         assert sorted(names(chinese) ^ names(english)) == []
 

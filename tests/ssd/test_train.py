@@ -22,6 +22,7 @@ sys.path.insert(0, FOLDER)
 import detect  # noqa: E402
 import export_model  # noqa: E402
 import infer  # noqa: E402
+import predict  # noqa: E402
 import train  # noqa: E402
 
 smoke = pytest.mark.smoke
@@ -129,10 +130,10 @@ def test_a_bad_flag_is_one_line(words, said, capsys):
 
 @smoke
 def test_importing_has_no_effect_and_help_needs_no_tensorflow():
-    code = ('import sys, train, infer, export_model, detect, weights, process_dataset, data_queue, training_data; '
+    code = ('import sys, train, infer, export_model, detect, predict, weights, process_dataset, data_queue; '
             'print([m for m in ("tensorflow", "npu_bridge", "h5py") if m in sys.modules])')
     assert finish([sys.executable, '-c', code], cwd=FOLDER)[1].strip().endswith('[]')
-    for script in ('train.py', 'infer.py', 'export_model.py', 'detect.py', 'process_dataset.py'):
+    for script in ('train.py', 'infer.py', 'export_model.py', 'detect.py', 'predict.py', 'process_dataset.py'):
         code, said = finish([sys.executable, script, '--help'], cwd=FOLDER)
         assert code == 0 and 'usage: ' + script in said, said
 
@@ -262,6 +263,25 @@ def test_from_a_checkpoint_to_figures_export_and_detections(data, run, tmp_path,
         mine = max((each['confidence'], each['class'], each['box_xyxy_px']) for each in one['detections'])
         assert mine[1] == filed[1] and mine[0] == pytest.approx(filed[0], abs=1e-3)
         np.testing.assert_allclose(mine[2], np.float64(filed[2]) - [1, 1, 0, 0], atol=0.2)
+    for number, source in enumerate(['--checkpoint=%s' % folder, '--model=%s' % (tmp_path / 'export')]):
+        check_predictions(here, results[0], tmp_path / ('predicted%d' % number), source,
+                          [str(tmp_path / 'bad.jpg')] + images)
+
+
+def check_predictions(here, detections, folder, source, pictures):
+    """predict.py says what detect.py says, of a checkpoint and of an export."""
+    code, said = here(predict, source, '--output_path=%s' % folder, '--confidence=0.02', *pictures)
+    assert code == 0 and 'passed over: ' + pictures[0] in said, said
+    predicted = json.loads((folder / 'predictions.json').read_text())
+    assert predicted['classes'][4] == 'yellow triangle' and len(predicted['passed_over']) == 1
+    for one, other in zip(predicted['pictures'], detections):
+        assert one['file'] == other['image'] and len(one['guesses']) == len(other['detections']) > 0
+        for mine, wanted in zip(one['guesses'], other['detections']):
+            assert mine['class'] == wanted['class'] and mine['probability'] == pytest.approx(wanted['confidence'],
+                                                                                            abs=1e-3)
+            np.testing.assert_allclose([mine[edge] for edge in ('left', 'top', 'right', 'bottom')],
+                                       wanted['box_xyxy_px'], atol=0.2)
+    assert len(os.listdir(str(folder / 'pictures'))) == len(detections) and (folder / 'predictions.png').exists()
 
 
 def check_export(folder, run_folder):
@@ -545,20 +565,24 @@ def test_an_image_that_is_gone_stops_the_run_with_its_name(tree, tmp_path, here)
 def test_a_model_that_is_none_is_named(tmp_path, here):
     image = str(tmp_path / 'a.jpg')
     (tmp_path / 'frozen_graph.pb').write_bytes(b'\xff\xff\xffnothing')
-    for model, told in (('none', 'frozen_graph.pb or saved_model/; found neither'), ('', 'model.json'),
-                        ('frozen_graph.pb', 'model.json')):
+    for model in 'none', '', 'frozen_graph.pb':
         code, said = here(detect, '--model=%s' % (tmp_path / model), image)
-        assert code == 1 and told in event(said, 'fail')['message'], said
-    (tmp_path / 'model.json').write_text(json.dumps({'preset': 'vgg300', 'classes': ['cat'], 'input': 'image_input:0',
-                                                     'output': 'result/result:0'}))
+        assert code == 1 and 'no whole model.json' in event(said, 'fail')['message'], said
+    description = {'model': 'SSD-VGG', 'preset': 'vgg300', 'classes': ['cat'], 'files': {},
+                   'input': {'name': 'image_input', 'tensor': 'image_input:0'},
+                   'outputs': {'result': {'tensor': 'result/result:0'}}}
+    (tmp_path / 'model.json').write_text(json.dumps(description))
     (tmp_path / 'saved_model').mkdir()
     (tmp_path / 'saved_model' / 'saved_model.pb').write_bytes(b'\xff\xff\xffnothing')
-    for model in ('frozen_graph.pb', 'saved_model'):
+    for model, what in ('frozen_graph.pb', 'a frozen graph'), ('saved_model', 'a SavedModel'):
         code, said = here(detect, '--model=%s' % (tmp_path / model), '--output_path=%s' % (tmp_path / 'out'), image)
-        assert code == 1 and model + ': expected' in event(said, 'fail')['message'], said
+        assert code == 1 and '%s: expected %s' % (model, what) in event(said, 'fail')['message'], said
     (tmp_path / 'frozen_graph.pb').write_bytes(b'')  # a graph without anything
     code, said = here(detect, '--model=%s' % tmp_path, '--output_path=%s' % (tmp_path / 'out'), image)
-    assert code == 1 and 'expected an exported model with image_input:0' in event(said, 'fail')['message'], said
+    assert code == 1 and "'result/result:0' refers to a Tensor which does not exist" in event(said, 'fail')['message']
+    (tmp_path / 'model.json').write_text(json.dumps(dict(description, preset='vgg1')))
+    code, said = here(detect, '--model=%s' % (tmp_path / 'saved_model'), image)
+    assert code == 1, said
 
 
 @pytest.mark.parametrize('script', ['run_1p.sh', 'test/train_full_1p.sh', 'test/train_performance_1p.sh',

@@ -683,7 +683,7 @@ def test_a_network_of_pytorch_is_evaluated_trained_on_and_exported(data, tmp_pat
     code, said = here(export_model, '--checkpoint=%s' % (tmp_path / 'run'), '--export_dir=%s' % (tmp_path / 'export'))
     assert code == 0, said
     description = json.loads((tmp_path / 'export' / 'model.json').read_text())
-    np.testing.assert_allclose(description['mean_bgr'], [104, 117, 123], atol=1e-3)
+    np.testing.assert_allclose(description['preprocessing']['mean_bgr'], [104, 117, 123], atol=1e-3)
     assert description['preset'] == 'torchvision300' and description['classes'] == state['classes']
     with tf.Graph().as_default(), tf.Session() as session:
         tf.import_graph_def(tf.GraphDef.FromString((tmp_path / 'export' / 'frozen_graph.pb').read_bytes()), name='')
