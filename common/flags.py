@@ -325,7 +325,7 @@ def add_predict_group(parser, run_folder):
                        help="where predictions.csv, predictions.json and a contact sheet go")
     group.add_argument("--top", type=integer(1), default=5, help="classes to name for each picture")
     add_checkpoint_group(parser, run_folder)
-    group.add_argument("--model", type=input_path, metavar="EXPORT",
+    group.add_argument("--model", type=existing_path, metavar="EXPORT",
                        help="an exported model's folder, instead of --checkpoint")
 
 
