@@ -18,6 +18,18 @@ def pytest_configure(config):
     config.lives = []
 
 
+def pytest_exception_interact(node, call):
+    """Says at once what it found; pytest does when all is over, which may be after half an hour."""
+    _say(node.config, '%s: %s' % (node.name, str(call.excinfo.value)[:2000]))
+
+
+def _say(config, line):
+    with config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled():
+        reporter = config.pluginmanager.getplugin('terminalreporter')
+        reporter.write_line(line)
+        reporter.flush()
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if not config.lives:
         return
@@ -45,14 +57,12 @@ def table(noted):
 @pytest.fixture(scope='session')
 def note(request):
     """Notes what happened as a line of progress and for the figures; (what="kill", model=..., ...)."""
-    reporter, began = request.config.pluginmanager.getplugin('terminalreporter'), time.monotonic()
+    began = time.monotonic()
 
     def write(**fields):
         request.config.lives.append(fields)
-        with request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled():
-            reporter.write_line('%5.0f s  %s' % (time.monotonic() - began, ' '.join(
-                '%s=%s' % pair for pair in fields.items())))
-            reporter.flush()
+        _say(request.config, '%5.0f s  %s' % (time.monotonic() - began, ' '.join(
+            '%s=%s' % pair for pair in fields.items())))
     return write
 
 
