@@ -65,7 +65,7 @@ class Life:
             '--data_path=%s' % os.path.join(drawn, self.model.data), '--output_path=%s' % self.folder,
             '--batch_size=%d' % (4 // ranks), '--train_steps=%d' % STEPS, '--save_every=%d' % SAVE_EVERY,
             '--eval_every=1', '--log_every=1', '--device=cpu']
-        self.process, self._before, self._first_step, self.began = None, None, 0, 0.0
+        self.process, self._before, self._first_step, self.begins_anew, self.began = None, None, 0, True, 0.0
         os.makedirs(place, exist_ok=True)
         shutil.rmtree(os.path.join(self._cwd, 'data', 'prepared'), ignore_errors=True)  # made in this life, too
 
@@ -74,7 +74,8 @@ class Life:
     def start(self, **env):
         """Gives the command. With FILE_EVENT=n a process of it stops at the n-th change of a file of the run folder."""
         self._before = self._log_state()
-        self._first_step = 0 if self._before[0] else self.newest()
+        self.begins_anew = self._before[0]
+        self._first_step = 0 if self.begins_anew else self.newest()
         with open(self._said_path, 'w') as said:
             self.process = subprocess.Popen(
                 self._command, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
