@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import architecture
+from common import graph_files
 
 NAME = "ShuffleNetV2"
 # Names of the exported graph's tensors; export, prediction and tests read them here.
@@ -38,6 +39,12 @@ def network_variables():
     """{name: variable} of the network in the current graph, frozen ones too; no optimizer's, no moving averages."""
     return {variable.op.name: variable for variable in tf.global_variables()
             if variable.op.name.split("/")[-1] in _VARIABLES}
+
+
+def count_parameters():
+    """Of the network in the current graph, frozen ones too."""
+    return sum(variable.shape.num_elements() for name, variable in network_variables().items()
+               if not name.endswith(graph_files.MOVING_STATISTICS))
 
 
 def make_averages(decay):

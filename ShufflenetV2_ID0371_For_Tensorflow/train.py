@@ -197,6 +197,7 @@ def train(parsed):
             return learning_rate(step, run.total_steps, warmup_steps, parsed)
 
         # Graph
+        import model
         graph = build_graph(runtime, parsed, data, run.first_step, run.total_steps, rate_of)
         saver = tf.train.Saver(max_to_keep=0)
         session = runtime.open_session()
@@ -211,7 +212,6 @@ def train(parsed):
             session.run(graph.next_batch[1])
 
         def evaluate():
-            import model
             return model.mean_figures(eval_sums(runtime, session, graph, data.evaluation), runtime.all_sum)
 
         # Loop
@@ -224,7 +224,7 @@ def train(parsed):
                   peak_rate=parsed.lr, look_every=parsed.iterations_per_loop, log_name=parsed.log_name,
                   new_warnings=lambda: problems_of(data), model="ShuffleNetV2", network="x" + parsed.depth_multiplier,
                   variant=parsed.variant, classes=parsed.num_classes,
-                  parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()),
+                  parameters=model.count_parameters(),
                   **transferred)
         batches = training_batches(parsed, tf, session, graph, data.train)
         for step in run.steps():
