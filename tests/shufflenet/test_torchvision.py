@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """torchvision's ShuffleNetV2: the same scores from the same weights, the same pixels from the same picture."""
 import io
+import json
 import os
 import sys
 import types
@@ -84,6 +85,32 @@ def test_pixels_are_torchvisions(torchvision, tf, width, size):
             tf.constant(False), None, True, shorter_px))
     assert wanted.std() > 0.1
     np.testing.assert_allclose(found / 255, wanted, rtol=0, atol=2 / 255)
+
+
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_a_picture_is_taken_for_what_torchvision_takes_it_for(torchvision, tmp_path, capsys, ending):
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    import predict
+    tensors = {name: torch.tensor(array) for name, array in random_tensors('1.5', 7).items()}
+    network = torchvision.models.shufflenet_v2_x1_5(num_classes=7)
+    network.load_state_dict(tensors)
+    network.eval()
+    file = str(tmp_path / ('weights.' + ending))
+    (torch.save if ending == 'pth' else save_file)(tensors, file)
+    noise = np.random.RandomState(0).randint(0, 256, [9, 12, 3]).astype(np.uint8)
+    Image.fromarray(noise).resize((400, 300)).save(str(tmp_path / 'a.jpg'), quality=95)
+    preset = torchvision.models.ShuffleNet_V2_X1_5_Weights.IMAGENET1K_V1.transforms()
+    with torch.no_grad():
+        wanted = network(preset(Image.open(str(tmp_path / 'a.jpg')))[None]).softmax(1)[0].numpy()
+    assert predict.main([str(tmp_path / 'a.jpg'), '--checkpoint=' + file, '--output_path=%s' % tmp_path, '--top=7',
+                         '--device=cpu']) == 0, capsys.readouterr().out
+    picture, = json.loads((tmp_path / 'predictions.json').read_text())['pictures']
+    found = {guess['class']: guess['probability'] for guess in picture['guesses']}
+    assert [found['class %d' % label] for label in range(7)] == pytest.approx(wanted.tolist(), abs=0.02)
+    assert picture['guesses'][0]['class'] == 'class %d' % wanted.argmax()
 
 
 def test_its_names_and_shapes_are_known(torchvision):
