@@ -16,7 +16,10 @@ dict of what is known of preset, classes, norm and step, of another program's fi
 array}, None while they are in TensorFlow's files, which arrays_of() reads."""
 
 _OURS, _UNRECORDED = "a checkpoint of SSD-VGG", "a checkpoint without a record"
-_FIRST_HEAD = "classifiers/classifier0_0/biases"
+_FIRST_HEAD, _FC6, _LAST_OF_TRUNK = "classifiers/classifier0_0/biases", "mod_conv6/filter", "conv5_3/filter"
+# Root mean square of a trained VGG-16's last map after pool5, as measured on photographs (18). A new mod_conv6 takes it
+# off, or all maps behind it begin so large, and the loss at hundreds.
+TRUNK_MAP_SIZE = 16.0
 
 
 def find(path, best=False, colours=None):
@@ -202,7 +205,10 @@ def load_fitting(tf, session, source, classes):
     network = {variable.op.name: variable for variable in tf.model_variables()}
     names = None if source.what == VGG else _names_of(source, _count_classes(tf, source))
     heads = [name for name in network if names not in (None, classes) and name.startswith("classifiers/")]
-    return graph_files.load_fitting(tf, session, arrays_of(tf, source), source.path, network, heads)
+    loaded = graph_files.load_fitting(tf, session, arrays_of(tf, source), source.path, network, heads)
+    if _FC6 in loaded.anew and _LAST_OF_TRUNK not in loaded.anew:
+        session.run(network[_FC6].assign(network[_FC6] / TRUNK_MAP_SIZE))
+    return loaded
 
 
 def class_names(tf, source):

@@ -356,7 +356,9 @@ def test_starting_weights_reach_the_network_and_the_rest_is_named():
         made = {variable.op.name: variable for variable in tf.global_variables()}
         for name, array in session.run({name: made[name] for name in values}).items():
             np.testing.assert_array_equal(array, values[name])
-        assert session.run(made['conv8_1/filter']).std() > 0
+        # He's weights, less the size of a trained trunk's map.
+        assert session.run(made['mod_conv6/filter']).std() == pytest.approx((2 / (9 * 512)) ** 0.5 / 16, rel=0.02)
+        assert session.run(made['conv8_1/filter']).std() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
     assert loaded.names == sorted(values) and loaded.anew == sorted(set(made) - set(values))
     assert {'mod_conv6/filter', 'mod_conv7/biases', 'classifiers/classifier0_0/filter'} < set(loaded.anew)
 
