@@ -341,7 +341,7 @@ def test_a_picture_of_any_mode_has_its_right_colours_in_training_and_detection(t
     for name, (ending, content, _, _) in pictures.items():
         tree.annotation(name).write_text('<annotation>%s</annotation>' % OBJECT % ('dog', 0, 1, 1, 32, 32))
         tree.image(name).with_suffix(ending).write_bytes(content)
-    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'))
+    out = process_dataset.process(str(tmp_path / 'in'), str(tmp_path / 'out'), valid_sets=[])
     data = TrainingData(out)
     assert bad_rows(out) == [] and data.num_train == len(pictures)
     for index, name in enumerate(sorted(pictures)):
