@@ -307,6 +307,17 @@ def test_links_lead_somewhere(page):
             page, link, found)
 
 
+def test_the_front_page_is_short_and_shows():
+    lines = pages.read('README.md').splitlines()
+    assert len(lines) < 150 and sum('![' in line for line in lines[:35]) >= 2
+
+
+def test_the_index_names_every_page():
+    named = pages.links('docs/README.md')
+    there = [page[len('docs/'):] for page in all_pages() if page.startswith('docs/') and page != 'docs/README.md']
+    assert [page for page in there if page not in named] == []
+
+
 def test_the_front_page_quotes_the_reports():
     rows = [row for row in pages.table_rows('README.md') if 'report.md' in row and 'images/s' in row]
     assert len(rows) == len(pages.FOLDERS)
