@@ -18,7 +18,7 @@ PREPARED = os.path.join(HERE, "data", "prepared")  # arrays of class folders
 import needs  # noqa: E402,F401
 
 # isort: split
-from common import checkpoint, cifar10, class_folders, flags, runlog  # noqa: E402
+from common import checkpoint, cifar10, class_folders, flags, ranks, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 EVAL_BATCH_SIZE = 250
@@ -127,7 +127,7 @@ def load_weights(tf, session, start, class_names):
 def train(parsed):
     """Runs the training; returns the exit code."""
     data = load_data(parsed)
-    start = checkpoint.find_checkpoint(parsed.init_from) if parsed.init_from else None
+    start = checkpoint.find_checkpoint(parsed.init_from) if parsed.init_from and ranks.is_rank_0() else None
     with Run(parsed, len(data.train_images)) as run:
         runtime = run.open_runtime()
         tf = runtime.tf
@@ -144,7 +144,7 @@ def train(parsed):
         if run.restored:
             checkpoint.check_classes(*run.restored, data.class_names, "--data_path")
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
-        elif start and run.rank == 0:  # the others get them from it
+        elif start:
             transfer = load_weights(tf, session, start, data.class_names)
         runtime.broadcast(tf.global_variables())
 

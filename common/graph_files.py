@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph's variables on disk: restored, saved. For models that run in sessions."""
+"""A graph's variables on disk: restored, saved, loaded where they fit. For models that run in sessions."""
 import collections
 
 from common.files import DataError

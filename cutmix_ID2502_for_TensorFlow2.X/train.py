@@ -25,7 +25,7 @@ import needs  # noqa: E402,F401
 
 # isort: split
 import model_files  # noqa: E402
-from common import checkpoint, cifar10, class_folders, confusion, flags, pictures, runlog  # noqa: E402
+from common import checkpoint, cifar10, class_folders, confusion, flags, pictures, ranks, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 PREVIEW_IMAGES = 32
@@ -168,7 +168,7 @@ def train(parsed):
     """Runs the training; returns the exit code."""
     data = load_data(parsed)
     classes = len(data.class_names)
-    start = model_files.find_file(parsed.init_from) if parsed.init_from else None
+    start = model_files.find_file(parsed.init_from) if parsed.init_from and ranks.is_rank_0() else None
     with Run(parsed, len(data.train_images)) as run:
         runtime = run.open_runtime(keras=True)
         tf = runtime.tf
@@ -185,7 +185,7 @@ def train(parsed):
             checkpoint.check_classes(*run.restored, data.class_names, "--data_path")
             model_files.load_weights(network, run.restored[0] + ".h5")
             model_files.restore_optimizer(run.restored[0], optimizer)
-        elif start and run.rank == 0:  # the others get them from it
+        elif start:
             transfer = load_weights(network, start, data.class_names)
         variables = network.variables + model_files.optimizer_variables(optimizer)
         runtime.broadcast(variables)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variables come back whole, or one sentence names the file and what is wrong with it."""
+import importlib.util
 import os
 
 import numpy as np
@@ -92,6 +93,9 @@ def test_an_export_is_compared_and_opened(tf, saved, tmp_path):
     assert opened.description['input'] == {'name': 'images', 'tensor': 'images:0', 'dtype': 'float32',
                                            'shape': [None, 2]}
     assert opened.run(example[:1])['sums'].tolist() == [[3, 3]]
+    with_onnx = all(importlib.util.find_spec(name) for name in ('tf2onnx', 'onnx', 'onnxruntime'))
+    assert sorted(opened.description['difference']) == sorted(opened.description['files']) == [
+        'frozen_graph'] + ['onnx'] * with_onnx + ['saved_model']
     with pytest.raises(DataError, match='expected an export of CSPNet; found one of Sum'):
         export.open_export(tf, folder, 'CSPNet')
     with pytest.raises(DataError, match='expected a new folder'):
