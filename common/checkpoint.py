@@ -283,7 +283,7 @@ class CheckpointStore:
                 path = os.path.join(folder, name)
                 if folder == self.folder and name.startswith("tmp-"):
                     shutil.rmtree(path, ignore_errors=True)
-                elif re.search(r"^\.probe-|\.tmp-\d+$", name) and os.path.isfile(path):
+                elif re.search(r"^\.probe-|\.tmp-\d+(\.\w+)?$", name) and os.path.isfile(path):
                     os.remove(path)
 
     def _read_best(self):

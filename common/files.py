@@ -78,19 +78,25 @@ def kind_of(path):
     return "an ONNX model" if start[:1] == b"\x08" and start[2:3] in b"\x12\x3a" else None if start else "an empty file"
 
 
-def write_text(path, text):
-    """Replaces a text file in one step: readers see the old content or the new one."""
-    temporary = "%s.tmp-%d" % (path, os.getpid())
+@contextlib.contextmanager
+def whole_file(path):
+    """Replaces a file in one step: yields a name to write to, which becomes `path` when the block ends well."""
+    temporary = "%s.tmp-%d%s" % (path, os.getpid(), os.path.splitext(path)[1])
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def write_text(path, text):
+    """Replaces a text file in one step: readers see the old content or the new one."""
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def end_last_line(path):

@@ -15,7 +15,7 @@ from typing import Any, Dict, List
 
 from common import flags, runlog
 from common.checkpoint import FLAGS_FILE
-from common.files import read_json, write_text
+from common.files import read_json, whole_file, write_text
 
 # The figures of an [eval] line that a run is judged by, and other names of curves.
 _ACCURACIES = {"top1": "top-1", "map": "mAP"}
@@ -161,9 +161,8 @@ def draw_curves(output_paths, picture):
     figure.tight_layout(rect=(0, 0.22 * legend_rows / height_in, 1, 1))
     if names:
         figure.legend(handles=_legend(names), loc="lower center", ncol=legend_columns, fontsize=8, frameon=False)
-    temporary = "%s.tmp-%d.png" % (picture, os.getpid())
-    figure.savefig(temporary)
-    os.replace(temporary, picture)
+    with whole_file(picture) as temporary:
+        figure.savefig(temporary)
     return [picture]
 
 

@@ -76,8 +76,8 @@ def test_another_programs_state_is_no_checkpoint(tmp_path, content):
 def test_leftovers_of_a_killed_save_are_no_checkpoint_and_go(tmp_path):
     store = checkpoint.CheckpointStore(str(tmp_path))
     os.makedirs(os.path.join(store.folder, 'tmp-step-00000009-1'))
-    for path in (tmp_path / 'flags.json.tmp-77', tmp_path / '.probe-a', tmp_path / 'ckpt' / 'best.json.tmp-77'):
-        path.write_text('')
+    for name in ('flags.json.tmp-77.json', 'report.tmp-77', '.probe-a', 'ckpt/best.json.tmp-77'):
+        (tmp_path / name).write_text('')
     (tmp_path / 'flags.json').write_text('{}')
     assert store.newest() is None
     store.clean()

@@ -79,6 +79,23 @@ def test_the_report_shows_a_confusion_matrix_that_is_in_the_folder(tmp_path):
     assert '![confusion matrix](confusion.png)' in (tmp_path / 'run' / 'report.md').read_text()
 
 
+def test_curves_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+    run = tmp_path / 'run'
+    write_run(run)
+    report.write_report(str(run))
+    before = sorted(os.listdir(str(run))), (run / 'curves.png').read_bytes()
+
+    def half(figure, path):
+        with open(path, 'wb') as file:
+            file.write(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(Figure, 'savefig', half)
+    with pytest.raises(OSError):
+        report.write_report(str(run))
+    assert (sorted(os.listdir(str(run))), (run / 'curves.png').read_bytes()) == before
+
+
 def test_runs_of_different_models_are_drawn_over_epochs(tmp_path, drawn):
     runs = [write_run(tmp_path / model / 'test' / 'output' / '0', model, steps_per_epoch, 3, accuracy=accuracy,
                       images_per_sec=speed)
