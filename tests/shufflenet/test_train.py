@@ -109,8 +109,8 @@ def test_evaluating_leaves_the_run_folder_to_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv('ASCEND_DEVICE_ID', '7')
     for words, run_folder in (([], default), (['--log_dir=%s' % (tmp_path / 'run')], str(tmp_path / 'run'))):
         assert arguments.parse_args(words).output_path == run_folder
-        for mode in ('evaluate', 'predict', 'export'):
-            parsed = arguments.parse_args(['--mode=' + mode] + words)
+        for mode, images in (('evaluate', []), ('predict', ['a.jpg']), ('export', [])):
+            parsed = arguments.parse_args(['--mode=' + mode] + words + images)
             assert parsed.checkpoint_dir == run_folder and parsed.export_dir == os.path.join(run_folder, 'export')
             assert parsed.output_path == os.path.join(
                 os.path.dirname(run_folder), 'evaluate-' + os.path.basename(run_folder))
@@ -331,7 +331,7 @@ def test_bad_data_is_one_sentence_and_the_run_folder_stays(shards, drawn, tmp_pa
     assert 'add --prepare' in failure(capsys, '--data_dir=%s' % drawn, output)
     assert 'no folder' in failure(capsys, '--data_dir=%s' % (tmp_path / 'none'), output)
     assert '--rank_size: expected 1, as RANK_SIZE says; found 8' in failure(capsys, data, output, '--rank_size=8')
-    assert 'no whole checkpoint' in failure(capsys, data, '--mode=evaluate', output)
+    assert 'expected a run folder' in failure(capsys, data, '--mode=evaluate', output)
     assert not (tmp_path / 'out').exists()
     assert 'at most the 40 training images' in failure(capsys, data, output, '--batch_size=41')
 
