@@ -46,7 +46,7 @@ def run(parsed):
         from common import export
         exported = export.open_export(tf, parsed.model, model.NAME)
         classes = exported.description["classes"]
-        shorter_px = exported.description["preprocessing"].get("shorter_side_px")
+        shorter_px = (exported.description.get("preprocessing") or {}).get("shorter_side_px")
         infer, about = exported.run, {"export": parsed.model}
     else:
         classes, shorter_px, infer = open_weights(runtime, parsed, *found)

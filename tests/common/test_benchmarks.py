@@ -204,3 +204,39 @@ def test_lines_that_are_not_json_are_passed_over(tmp_path):
     (tmp_path / 'silent.py').write_text('print("words")')
     with pytest.raises(in_turns.Failed, match='expected lines of JSON; found none'):
         in_turns.json_lines([sys.executable, str(tmp_path / 'silent.py')])
+
+
+def test_few_pictures_are_drawn_by_seed_and_the_table_is_of_runs_that_have_ended(tmp_path, monkeypatch):
+    import shufflenet_transfer
+    for split, count in (('train', 7), ('val', 2)):
+        for name in 'abcd':
+            folder = tmp_path / 'data' / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / ('%d.jpg' % number)).write_bytes(b'')
+    data = str(tmp_path / 'data')
+    old, new = shufflenet_transfer.classes_of(data)
+    assert (old, new) == (['a', 'b'], ['c', 'd'])
+    drawn = []
+    for name, pictures, seed in (('one', 3, 0), ('again', 3, 0), ('other', 3, 1), ('all', 0, 0)):
+        count = shufflenet_transfer.link(data, new, str(tmp_path / name), pictures, seed)
+        assert count == (pictures or 7) and os.listdir(str(tmp_path / name / 'val')) and count == len(
+            os.listdir(str(tmp_path / name / 'train' / 'c')))
+        drawn.append(sorted(os.listdir(str(tmp_path / name / 'train' / 'c'))))
+    assert drawn[0] == drawn[1] != drawn[2]
+    runs = {}
+    for number, start in enumerate(list(shufflenet_transfer.STARTS) * 2):
+        folder = tmp_path / ('run-%d' % number)
+        folder.mkdir()
+        lines = [{'event': 'eval', 'step': step, 'top1': 0.5 + step * number / 100} for step in (4, 8)]
+        lines += [{'event': 'done', 'step': 8}] if number != 5 else []
+        (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        runs[str(folder)] = start, 20
+    results = shufflenet_transfer.results_of(runs)
+    assert [len(curves) for curves in results.values()] == [2, 2, 1]
+    shufflenet_transfer.write(str(tmp_path), results, {
+        'images': 4, 'top1': 0.75, 'classes': 2, 'commit': 'c0ffee', 'wall_sec': 120})
+    page = (tmp_path / 'transfer.md').read_text()
+    assert '| 20 | 0.620 (0.500 to 0.740, 2) | 0.700 (0.580 to 0.820, 2) | 0.660 (0.660 to 0.660, 1) |' in page
+    assert '0.750 on the 2 classes' in page and 'c0ffee, 2 minutes' in page
+    assert (tmp_path / 'transfer.png').read_bytes()[:4] == b'\x89PNG'

@@ -30,6 +30,7 @@ def refused(path):
     return said
 
 
+@pytest.mark.smoke
 def test_numbers_of_every_width_are_read_exactly(tmp_path):
     pytest.importorskip('safetensors')
     halves = np.array([1.5, -2.25], np.float16)
@@ -44,6 +45,7 @@ def test_numbers_of_every_width_are_read_exactly(tmp_path):
     assert (tensors['b'] == halves).all() and (tensors['c'] == halves).all()
 
 
+@pytest.mark.smoke
 def test_what_is_no_whole_safetensors_file_is_said(tmp_path):
     pytest.importorskip('safetensors')
     path = tmp_path / 'w.safetensors'
