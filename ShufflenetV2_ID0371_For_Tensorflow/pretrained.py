@@ -16,6 +16,7 @@ _LAYERS = {("conv1", 0): "Conv1", ("conv5", 0): "Conv5", ("branch1", 0): "second
            ("branch1", 2): "second_branch/conv1x1_after", ("branch2", 0): "conv1x1_before", ("branch2", 3): "depthwise",
            ("branch2", 5): "conv1x1_after"}
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+_HEAD = {"fc.weight": "classifier/weights", "fc.bias": "classifier/biases"}
 _NAME = re.compile(r"(?:stage(\d)\.(\d+)\.)?(conv1|conv5|branch[12])\.(\d)\.(\w+)")
 
 
@@ -67,13 +68,13 @@ def from_torchvision(path, tensors):
         found = _NAME.fullmatch(name)
         if name.endswith("num_batches_tracked"):
             continue
-        if name in ("fc.weight", "fc.bias"):
-            weights["classifier/weights" if tensor.ndim == 2 else "classifier/biases"] = tensor.T
+        if name in _HEAD:
+            weights[_HEAD[name]] = tensor.T
             continue
         stage, unit, block, place, kind = found.groups() if found else (None,) * 5
         is_norm = found and tensor.ndim == 1
         layer = found and _LAYERS.get((block, int(place) - is_norm))
-        if not layer or (is_norm and kind not in _NORM):
+        if not layer or tensor.ndim not in (1, 4) or (is_norm and kind not in _NORM):
             weights[name] = tensor
             continue
         scope = "ShuffleNetV2/" + ("Stage%s/unit_%d/" % (stage, int(unit) + 1) if stage else "") + layer
@@ -136,7 +137,7 @@ def class_names(path, state, count, of_data=None):
     in_order = not ids and state.get("variant") == "torchvision"
     for key, value in given.items():
         if isinstance(value, list) and len(value) > 1:
-            key, value = (key, " ".join(value[:2])) if in_order else value[:2]
+            key, value = (key, " ".join(map(str, value[:2]))) if in_order else value[:2]
         for label in range(count):
             if names[label] == key or (not ids and str(label) == key):
                 names[label] = "%s %s" % (names[label], value) if ids or not in_order else value

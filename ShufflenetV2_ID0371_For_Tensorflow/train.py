@@ -119,7 +119,7 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
                  (figures, tf.reduce_sum(counted)), eval_start)
 
 
-def start_from(tf, session, start, classes, averages):
+def start_from(tf, session, parsed, start, classes, averages):
     """Gives the network, and the moving averages of its weights, what fits of other weights.
 
     Args:
@@ -128,12 +128,16 @@ def start_from(tf, session, start, classes, averages):
       averages: of the graph.
     Returns:
       dict, fields of the [run] line.
+    Raises:
+      DataError: they are of another network.
     """
     import model
     where, weights, state = start
     values = pretrained.values(tf, where, weights, averaged=True)
     if values is None:
         values = pretrained.values(tf, where, weights, averaged=False)
+    if "variant" not in state:
+        pretrained.check_same_network(parsed, where, pretrained.described(where, values))
     loaded = graph_files.load_fitting(tf, session, values, where, model.network_variables(),
                                       pretrained.head_of_others(state, classes))
     session.run([averages.average(variable).assign(variable) for variable in tf.trainable_variables()])
@@ -204,8 +208,8 @@ def train(parsed):
         session.run(tf.global_variables_initializer())
         if run.restored:
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
-        transferred = start_from(tf, session, start, data.train and data.train.classes, graph.averages) \
-            if start and not run.first_step else {}
+        transferred = start_from(tf, session, parsed, start, data.train and data.train.classes,
+                                 graph.averages) if start and not run.first_step else {}
         runtime.broadcast(tf.global_variables())
         update = runtime.looped(session, graph.update)
         if graph.next_batch:

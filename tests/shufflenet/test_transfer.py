@@ -192,3 +192,24 @@ def test_a_run_of_another_network_is_refused_by_name(ten, small, tmp_path, here)
                           '--init_from=%s' % (tmp_path / 'run'), *(words + QUICK))
         assert code == 1 and sentence in event(said, 'fail')['message'], said
         assert not (tmp_path / 'other').exists()
+
+
+def test_a_published_checkpoint_is_known_by_its_shapes(ten, small, tmp_path, here):
+    import tensorflow.compat.v1 as tf
+    tf.disable_v2_behavior()
+    words = ['--data_dir=%s' % ten, '--prepare', '--log_dir=%s' % (tmp_path / 'run')] + QUICK
+    for (stage2, last), sentence in (((116, 1024), 'expected weights of --depth_multiplier=0.5; found 1.0'),
+                                     ((50, 60), 'weights of a ShuffleNetV2 of width'), (SMALL, '')):
+        with tf.Graph().as_default(), tf.Session() as session:
+            for name, shape in (('ShuffleNetV2/Stage2/unit_1/conv1x1_after/weights', [1, 1, 24, stage2 // 2]),
+                                ('ShuffleNetV2/Conv5/weights', [1, 1, stage2, last]), ('global_step', []),
+                                ('classifier/weights', [last, 7])):
+                tf.get_variable(name, shape)
+            session.run(tf.global_variables_initializer())
+            prefix = tf.train.Saver().save(session, str(tmp_path / 'published.ckpt'))
+        code, said = here(train, '--init_from=' + prefix, *words)
+        if sentence:
+            assert code == 1 and sentence in event(said, 'fail')['message'], said
+            assert not os.listdir(str(tmp_path / 'run'))
+        else:
+            assert code == 0 and event(said, 'run')['weights_loaded'] == '2', said
