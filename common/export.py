@@ -166,6 +166,15 @@ def describe(folder, model):
 
 def run_saved_model(tf, path, description):
     """A SavedModel as function(array) -> {output: array}; DataError when it is none."""
+    if tf.executing_eagerly():  # where several ranks are connected, a session does not find the variables it has loaded
+        import tensorflow
+        with _damage_named(path, "a SavedModel"):
+            loaded = tensorflow.saved_model.load(path)
+            serve = loaded.signatures[tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
+        name = description["input"]["name"]
+        # The model lives as long as the function does.
+        return lambda images, loaded=loaded: {
+            output: value.numpy() for output, value in serve(**{name: tensorflow.constant(images)}).items()}
     session = tf.Session(graph=tf.Graph())
     with _damage_named(path, "a SavedModel"):
         with session.graph.as_default():
