@@ -124,6 +124,11 @@ def _ssd300(arrays, torch, path):
         kinds = ssdutils.kinds(preset, number)
         (offsets, offset_biases), (scores, score_biases) = (module(name % number) for name in torch.heads)
         classes = len(score_biases) // kinds
+        for array, columns in ((scores, classes), (score_biases, classes), (offsets, 4), (offset_biases, 4)):
+            if classes < 2 or array.shape[:-1] not in ((), scores.shape[:3]) or array.shape[-1] != kinds * columns:
+                raise DataError(path, "%s with %d kinds of boxes on map %d" % (torch.what, kinds, number),
+                                "an array of shape %s in its heads" % list(array.shape),
+                                "give weights of SSD300 itself")
         for kind, theirs in enumerate(_KINDS[kinds]):
             of_kind = slice(theirs * classes, (theirs + 1) * classes)
             of_box = slice(theirs * 4, (theirs + 1) * 4)

@@ -66,7 +66,9 @@ def _read_zip(path):
         if names and all(name.endswith(".npy") for name in names):
             with np.load(path, allow_pickle=False) as file:
                 return _in_order({name: file[name] for name in file.files})
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy have their own kinds for damage
         raise DataError(path, "a whole archive of plain arrays, .npz, .keras or .pth", str(error),
                         "download or copy it again") from error
     return _in_order(tensor_files.read(path, halves=False))
@@ -77,7 +79,7 @@ def _read_keras(path, file):
     try:
         with h5py.File(file, "r") as opened:
             return {name: dataset[()] for name, dataset in _keras_datasets(opened)}
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py's for a short or damaged file
+    except Exception as error:  # h5py raises anything when it meets a damaged file
         raise DataError(path, "a whole HDF5 file of Keras", str(error), "download or copy it again") from error
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where weights come from: a run of ours, a checkpoint of the published reference, files of other programs."""
 import collections
-import itertools
 import os
 
 import layouts
@@ -146,11 +145,7 @@ def check_classes(source, classes, data):
     if count != len(classes):
         raise DataError(data, "%d classes, as %s has" % (count, source.path), len(classes),
                         "give the data that it was trained with")
-    recorded = source.state.get("classes", classes)
-    for number, (name, other) in enumerate(itertools.zip_longest(recorded, classes)):
-        if name != other:
-            raise DataError(data, "the classes of %s, whose class %d is %s" % (source.path, number, name or "absent"),
-                            other or "no such class", "give the data that it was trained with")
+    checkpoint.check_classes(source.path, source.state, classes, data)
 
 
 def columns(source, classes, data):

@@ -425,10 +425,12 @@ def test_every_weight_of_pytorchs_networks_finds_its_place(preset, monkeypatch, 
     assert weights.class_names(tf, source) == ['class 0', 'class 1', 'class 2', 'class 3']
     with pytest.raises(DataError, match='expected 4 classes, as .* has; found 3; '):
         weights.check_classes(source, ['a', 'b', 'c'], 'data')
-    mark = next(name for name in tensors if name.endswith('2.bias'))
+    mark = next(name for name in tensors if name.endswith('2.bias') and 'head' not in name)
+    head = 'head.regression_head.module_list.2.bias' if preset == 'torchvision300' else 'loc.2.bias'
     for bad, said in (({name: array for name, array in tensors.items() if name != mark}, 'no such array'),
                       (dict(tensors, strange=tensors[mark]), 'one with strange besides'),
-                      (dict(tensors, **{mark: tensors[mark] * np.float32(np.nan)}), 'expected finite numbers')):
+                      (dict(tensors, **{mark: tensors[mark] * np.float32(np.nan)}), 'expected finite numbers'),
+                      (dict(tensors, **{head: tensors[head][1:]}), '6 kinds of boxes on map 2; found an array of sh')):
         with pytest.raises(DataError, match=said):
             weights.find(str(as_safetensors(tmp_path / 's', bad)))
 
