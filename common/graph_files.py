@@ -6,6 +6,7 @@ from common.files import DataError
 
 MOVING_STATISTICS = ("moving_mean", "moving_variance")
 
+
 def stored_shapes(tf, prefix):
     """{variable name: shape as list of int} of a checkpoint; DataError when it is none."""
     try:
