@@ -19,7 +19,7 @@ import needs  # noqa: E402,F401
 # isort: split
 import pretrained  # noqa: E402
 from arguments import TRAINING_MODES, parse_args  # noqa: E402
-from common import graph_files, ranks, runlog  # noqa: E402
+from common import checkpoint, graph_files, ranks, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
 from common.run import Run  # noqa: E402
 
@@ -187,7 +187,8 @@ def train(parsed):
         raise DataError("--rank_size", "%d, as RANK_SIZE says" % ranks.read()[1], parsed.rank_size,
                         "give both the same number; test/*_8p.sh start eight ranks")
     data = load_data(parsed)
-    start = pretrained.find(parsed.init_from) if parsed.init_from else None
+    classes = data.train and data.train.classes
+    start = pretrained.find(parsed.init_from) if parsed.init_from and ranks.is_rank_0() else None
     if start:
         pretrained.check_same_network(parsed, start[0], start[2])
 
@@ -206,10 +207,13 @@ def train(parsed):
         saver = tf.train.Saver(max_to_keep=0)
         session = runtime.open_session()
         session.run(tf.global_variables_initializer())
+        transferred = {}
         if run.restored:
+            if classes and run.restored[1].get("classes"):
+                checkpoint.check_classes(*run.restored, classes, "--data_dir")
             graph_files.restore(tf, session, run.restored[0], may_be_missing=runtime.may_be_missing)
-        transferred = start_from(tf, session, parsed, start, data.train and data.train.classes,
-                                 graph.averages) if start and not run.first_step else {}
+        elif start:
+            transferred = start_from(tf, session, parsed, start, classes, graph.averages)
         runtime.broadcast(tf.global_variables())
         update = runtime.looped(session, graph.update)
         if graph.next_batch:
@@ -224,7 +228,7 @@ def train(parsed):
                   evaluate if data.evaluation and parsed.mode == "train_and_evaluate" else None, "top1",
                   state={"network": "shufflenet_v2", "variant": parsed.variant,
                          "depth_multiplier": parsed.depth_multiplier, "num_classes": parsed.num_classes,
-                         "classes": data.train.classes if data.train else None},
+                         "classes": classes},
                   peak_rate=parsed.lr, look_every=parsed.iterations_per_loop, log_name=parsed.log_name,
                   new_warnings=lambda: problems_of(data), model="ShuffleNetV2", network="x" + parsed.depth_multiplier,
                   variant=parsed.variant, classes=parsed.num_classes,
