@@ -6,8 +6,10 @@ import os
 import sys
 import time
 
-import lives
 import pytest
+
+pytest.register_assert_rewrite('lives')
+import lives  # noqa: E402
 
 # It stops processes by audit hooks, which are newer than the oldest Python here.
 collect_ignore_glob = ['test_*.py'] if sys.version_info < (3, 8) else []
@@ -18,9 +20,9 @@ def pytest_configure(config):
     config.lives = []
 
 
-def pytest_exception_interact(node, call):
-    """Says at once what it found; pytest does when all is over, which may be after half an hour."""
-    _say(node.config, '%s: %s' % (node.name, str(call.excinfo.value)[:2000]))
+def pytest_exception_interact(node, report):
+    """Says at once what was found; pytest does when all is over, which may be after half an hour."""
+    _say(node.config, '%s: %s' % (node.name, report.longreprtext[-3000:]))
 
 
 def _say(config, line):
