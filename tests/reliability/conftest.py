@@ -70,7 +70,7 @@ def note(request):
 
 @pytest.fixture(scope='session')
 def new_life(tmp_path_factory):
-    """(model, ranks, by_script, place=None) -> Life; what is left of them in the end is killed."""
+    """(model, ranks, by_script, folder=None) -> Life; what is left of them in the end is killed."""
     from tools import sampledata
     (tree, drawn, places), made = (str(tmp_path_factory.mktemp(name)) for name in ('tree', 'drawn', 'lives')), []
     lives.copy_tree(tree)
@@ -78,8 +78,8 @@ def new_life(tmp_path_factory):
     sampledata.draw_imagenet(os.path.join(drawn, 'imagenet'), train=lives.IMAGES, test=30)
     sampledata.draw_voc(os.path.join(drawn, 'voc'), train=lives.IMAGES, test=11)
 
-    def make(model, ranks, by_script, place=None):
-        made.append(lives.Life(tree, drawn, model, ranks, place or os.path.join(places, str(len(made))), by_script))
+    def make(model, ranks, by_script, folder=None):
+        made.append(lives.Life(tree, drawn, model, ranks, os.path.join(places, str(len(made))), by_script, folder))
         return made[-1]
     yield make
     for life in made:

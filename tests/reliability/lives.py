@@ -50,13 +50,13 @@ class Life:
 
     Args:
       tree: of copy_tree; drawn: folder of the drawn data sets.
-      name: of the model; ranks: int; place: folder for the run and what its commands say.
+      name: of the model; ranks: int; place: folder for what its commands say, and for the run unless `folder` is.
       by_script: whether the command is a script of test/, or train.py alone, which has one rank.
     """
 
-    def __init__(self, tree, drawn, name, ranks, place, by_script=True):
+    def __init__(self, tree, drawn, name, ranks, place, by_script=True, folder=None):
         self.ranks, self.model = ranks, MODELS[name]
-        self.folder, self._said_path = os.path.join(place, 'run'), os.path.join(place, 'said.txt')
+        self.folder, self._said_path = folder or os.path.join(place, 'run'), os.path.join(place, 'said.txt')
         self._cwd = os.path.join(tree, self.model.folder)
         script = os.path.join('test', 'train_full_%s.sh' % ('1p' if ranks == 1 else '8p'))
         self._command = ['bash', script] if by_script else [sys.executable, 'train.py'] + programs.script_flags(

@@ -41,7 +41,7 @@ def test_a_full_disk_ends_a_run_in_a_sentence(number, disk, new_life, undisturbe
     chance = random.Random('disk %s %d' % (SEED, number))
     name, ranks = list(lives.MODELS)[number % len(lives.MODELS)], 2 if number % 10 == 9 else 1
     usual, by_script = undisturbed(name, ranks), ranks > 1 or number // len(lives.MODELS) % 2 == 0
-    life = new_life(name, ranks, by_script, str(disk / 'life'))
+    life = new_life(name, ranks, by_script, str(disk / 'run'))
     life.start(FILE_EVENT=str(chance.randint(1, lives.EVENTS_A_SAVE * lives.STEPS // lives.SAVE_EVERY)))
     while not life.wait_until(life.stopped, 0.05):
         life.start(FILE_EVENT=str(chance.randint(1, lives.EVENTS_A_SAVE)))
