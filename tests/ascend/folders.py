@@ -77,6 +77,8 @@ def load_train(folder):
         spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, folder, 'train.py'))
         sys.modules[name] = importlib.util.module_from_spec(spec)
         path = list(sys.path)
+        sys.path.insert(0, os.path.join(ROOT, folder))  # as python train.py has it
+        sys.modules.pop('needs', None)
         spec.loader.exec_module(sys.modules[name])
         sys.path[:] = path  # the folders have modules of equal names
     return sys.modules[name]
