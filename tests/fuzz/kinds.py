@@ -332,18 +332,16 @@ def _make_tables_of_imagenet(place):
 
 
 def _read_tables_of_imagenet(place, path):
-    import argparse
-
     import create_tfrecords
-    import eval as evaluation
+    import pretrained
     tables = os.path.join(place, 'out')
     metadata = os.path.join(tables, 'training_metadata.csv')
     with open(metadata, 'rb') as file:
         content = file.read()
     _write(tables, 'training_metadata.csv', content.replace(b'@', os.fsencode(place)))
     if path.endswith('names.json'):
-        evaluation.class_names(argparse.Namespace(class_names=path, num_classes=2), ['n00', 'n01'])
-        evaluation.class_names(argparse.Namespace(class_names=path, num_classes=2), None)
+        pretrained.class_names(path, {}, 2, ['n00', 'n01'])
+        pretrained.class_names(path, {}, 2)
         return
     _call(create_tfrecords.main, '--metadata_file=%s' % metadata, '--output=%s' % os.path.join(place, 'shards'),
           '--labels=%s' % os.path.join(tables, 'integer_encoding.json'), '--workers=1',
@@ -394,7 +392,7 @@ def _make_weights(place):
     import model_files
     network = _network()
     model_files.save(os.path.join(place, 'model'), network, _optimizer())
-    model_files.export(tf, os.path.join(place, 'export'), network)
+    model_files.export(tf, os.path.join(place, 'export'), network, {'classes': list('abcd')}, replace=True)
 
 
 def _read_weights(place, path):
@@ -406,6 +404,8 @@ def _read_weights(place, path):
     else:
         given = os.path.join(place, 'export', 'saved_model') if 'saved_model' in path else path
         model_files.find_scores(tf, given, _network, lambda network: None)
+        if given.endswith('.h5'):
+            model_files.load_fitting(_network(), given)
 
 
 def _make_checkpoint(place):
