@@ -149,8 +149,7 @@ def _vgg16(arrays, path):
     in_torch = any(array.shape == (channels[1], 3, 3, 3) for array in arrays.values())
     layers = collections.defaultdict(list)
     for name in arrays:
-        if layer_of(name) not in arrays:  # else an optimizer's, kept below the variable
-            layers[layer_of(name)].append(name)
+        layers[layer_of(name)].append(name)
     _check_no_normalisation(arrays, layers, path)
     kernels, biases = _kernels(arrays, layers, in_torch), {}
     found = [layer for layer, kernel in kernels.items() if kernel.shape[:-2] == (3, 3) and kernel.shape[-2:] in wanted]
