@@ -304,12 +304,15 @@ def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
     assert 'trained --data_path=%s --epochs=1 --batch_size=32\n' % data in again.stdout
 
 
+SSD_SAMPLE = ('--precision_mode=allow_mix_precision --log_every=25 --eval_every=0 --batch_size=4 --norm=batch '
+              '--no_augment --optimizer=adam --lr_values=0.0005 --lr_boundaries= --schedule=cosine --warmup_steps=30')
+
+
 @pytest.mark.parametrize('model, folder, layout, drawn, flags', [
     ('cutmix', 'cutmix_ID2502_for_TensorFlow2.X', 'cifar10', 'cifar-10-batches-py', '--train_epochs=3'),
     ('shufflenet', 'ShufflenetV2_ID0371_For_Tensorflow', 'imagenet', 'val',
      '--prepare --num_classes=10 --batch_size=32 --train_epochs=3'),
-    ('ssd', 'SSD-VGG_ID1619_for_TensorFlow', 'voc', 'VOCdevkit',
-     '--precision_mode=allow_mix_precision --log_every=5 --train_epochs=1')])
+    ('ssd', 'SSD-VGG_ID1619_for_TensorFlow', 'voc', 'VOCdevkit', SSD_SAMPLE + ' --train_epochs=5')])
 def test_quickstart_knows_every_model(ready_machine, model, folder, layout, drawn, flags):
     ready_to_train(ready_machine, folder=folder)
     result = ready_machine('quickstart.sh', '--model=' + model)
@@ -338,9 +341,10 @@ def test_quickstart_shows_what_a_detector_finds_in_drawn_pictures(ready_machine)
 def test_what_quickstart_adds_is_known_to_the_models():
     with open(os.path.join(ROOT, 'quickstart.sh')) as file:
         text = file.read()
-    for folder, words in (('ShufflenetV2_ID0371_For_Tensorflow', ['--prepare', '--num_classes=10', '--batch_size=32']),
-                          ('SSD-VGG_ID1619_for_TensorFlow', ['--precision_mode=allow_mix_precision', '--log_every=5'])):
-        assert 'sample=(%s)' % ' '.join(words) in text
+    added = re.findall(r'folder=(\S+)[^;]*?sample=\((.*?)\)', text, re.S)
+    assert [folder.split('_')[0] for folder, _ in added] == ['ShufflenetV2', 'SSD-VGG']
+    for folder, words in added:
+        words = words.split()
         code = 'import train; print(train.parse_args(%r).epochs)' % (words + ['--train_epochs=7'])
         assert subprocess.check_output([sys.executable, '-c', code], cwd=os.path.join(ROOT, folder)).strip() == b'7'
 
