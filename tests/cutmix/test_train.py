@@ -220,7 +220,8 @@ def test_a_bad_checkpoint_is_one_sentence(few_cifar10, tmp_path, capsys, monkeyp
     data, output = '--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / 'out')
     with monkeypatch.context() as early:
         early.setitem(sys.modules, 'common.runtime', None)  # which imports TensorFlow
-        assert 'found no such file or folder' in failure(capsys, data, '--mode=evaluate', '--checkpoint_dir=%s' % (tmp_path / 'none'))
+        assert 'found no such file or folder' in failure(capsys, data, '--mode=evaluate',
+                                                         '--checkpoint_dir=%s' % (tmp_path / 'none'))
     (tmp_path / 'empty').mkdir()
     assert 'no whole checkpoint' in failure(capsys, data, output, '--resume=%s' % (tmp_path / 'empty'))
     for path in (tmp_path / 'empty', tmp_path / 'none.h5'):
