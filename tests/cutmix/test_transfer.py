@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from programs import event
 
+pytest.importorskip('tensorflow', '2.6')
 FOLDER = os.path.join(ROOT, 'cutmix_ID2502_for_TensorFlow2.X')
 sys.path.insert(0, FOLDER)
 import export_model  # noqa: E402
