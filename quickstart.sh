@@ -11,7 +11,7 @@ usage() {
 Usage: bash quickstart.sh [--model=NAME] [--data_path=DIR] [--device=auto|gpu|cpu] [-- TRAIN_FLAGS]
 
   --model=NAME      cspnet (default), cutmix, shufflenet or ssd
-  --data_path=DIR   your data set; without it a small one is drawn into .drawn/ and trained for 3 epochs (ssd: 5)
+  --data_path=DIR   your data set; without it a small one is drawn into .drawn/ and trained for 3 epochs
   --device=DEVICE   auto (default): TensorFlow with CUDA where there is an NVIDIA driver, else the small one for CPUs
   -- TRAIN_FLAGS    handed to the model's test/train_full_1p.sh, e.g. -- --train_epochs=10
 
@@ -51,9 +51,9 @@ case $model in
     sample=(--prepare --num_classes=10 --batch_size=32)
     ;;
   ssd)
-    folder=SSD-VGG_ID1619_for_TensorFlow layout=voc epochs=5
+    folder=SSD-VGG_ID1619_for_TensorFlow layout=voc epochs=3
     drawn='that a detector can be had from scratch in minutes'
-    sample=(--precision_mode=allow_mix_precision --log_every=25 --eval_every=0 --batch_size=4 --norm=batch --no_augment
+    sample=(--precision_mode=allow_mix_precision --log_every=25 --eval_every=0 --batch_size=4 --norm=batch --freeze=2 --no_augment
       --optimizer=adam --lr_values=0.0005 --lr_boundaries= --schedule=cosine --warmup_steps=30)
     ;;
   *) fail "--model=$model is not here; choose one of: cspnet, cutmix, shufflenet, ssd." 2 ;;

@@ -305,14 +305,15 @@ def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
 
 
 SSD_SAMPLE = ('--precision_mode=allow_mix_precision --log_every=25 --eval_every=0 --batch_size=4 --norm=batch '
-              '--no_augment --optimizer=adam --lr_values=0.0005 --lr_boundaries= --schedule=cosine --warmup_steps=30')
+              '--freeze=2 --no_augment --optimizer=adam '
+              '--lr_values=0.0005 --lr_boundaries= --schedule=cosine --warmup_steps=30')
 
 
 @pytest.mark.parametrize('model, folder, layout, drawn, flags', [
     ('cutmix', 'cutmix_ID2502_for_TensorFlow2.X', 'cifar10', 'cifar-10-batches-py', '--train_epochs=3'),
     ('shufflenet', 'ShufflenetV2_ID0371_For_Tensorflow', 'imagenet', 'val',
      '--prepare --num_classes=10 --batch_size=32 --train_epochs=3'),
-    ('ssd', 'SSD-VGG_ID1619_for_TensorFlow', 'voc', 'VOCdevkit', SSD_SAMPLE + ' --train_epochs=5')])
+    ('ssd', 'SSD-VGG_ID1619_for_TensorFlow', 'voc', 'VOCdevkit', SSD_SAMPLE + ' --train_epochs=3')])
 def test_quickstart_knows_every_model(ready_machine, model, folder, layout, drawn, flags):
     ready_to_train(ready_machine, folder=folder)
     result = ready_machine('quickstart.sh', '--model=' + model)
