@@ -45,10 +45,11 @@ def as_rank_of_eight(folder, script, rank, tmp_path, *words):
         RANK_TABLE_FILE=os.path.join(folders.ROOT, SHUFFLENET, 'test', '8p.json'))
 
 
-def check_session(events, ranks, loops=1):
-    """What every session must have set: the training's and, of several ranks, the one that asks rank 0 for the step."""
+def check_session(events, ranks, loops=1, asked=1):
+    """What every session must have set: the training's and, of several ranks, those that ask rank 0 for the step and,
+    of SSD, for whose colours its weights are."""
     session = of(events, 'session')[-1]
-    assert of(events, 'session') == [session] * (2 if ranks > 1 else 1)
+    assert of(events, 'session') == [session] * (1 + asked if ranks > 1 else 1)
     options = session['options']
     assert session['entries'] == 1 and session['remapping'] == session['memory_optimization'] == 2
     assert options['use_off_line'] is True and options['precision_mode'].startswith('allow_')
@@ -105,7 +106,7 @@ def test_ssd_alone(tmp_path):
 def test_ssd_as_one_of_eight(tmp_path):
     code, said, events = as_rank_of_eight(SSD, 'train_performance_8p.sh', 7, tmp_path)
     assert code == 0, said
-    check_session(events, 8)
+    check_session(events, 8, asked=2)
     assert 'conv4_3' in check_broadcast(events)
 
 
