@@ -89,6 +89,8 @@ def parse_args(argv=None):
             len(parsed.lr_values), len(parsed.lr_boundaries)))
     if sorted(set(parsed.lr_boundaries)) != parsed.lr_boundaries:
         parser.error("--lr_boundaries: found %s, expected rising steps" % ";".join(map(str, parsed.lr_boundaries)))
+    if parsed.norm == "batch" and parsed.batch_size == 1:
+        parser.error("--batch_size: found 1, expected at least 2 with --norm=batch: the last map is one pixel")
     if parsed.vgg_dir and parsed.init_from:
         parser.error("--init_from: found --vgg_dir as well, expected one of the two")
     run_folder, parsed.name = os.path.split(parsed.name)

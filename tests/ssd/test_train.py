@@ -115,6 +115,7 @@ def test_vgg_that_lies_in_the_data_is_where_training_starts(tmp_path):
 
 
 @pytest.mark.parametrize('words, said', [
+    (['--norm=batch', '--batch_size=1'], 'expected at least 2 with --norm=batch'),
     (['--lr-values=0.1;0.01'], 'found 2 rates for 2 boundaries'), (['--lr-values=0.1;x;0.01'], "found 'x'"),
     (['--lr-boundaries=400000;320000'], 'found 400000;320000, expected rising'),
     (['--lr-boundaries=0;5'], "found '0'"), (['--name=a/..'], 'the name or the path'),
