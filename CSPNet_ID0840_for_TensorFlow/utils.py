@@ -5,6 +5,8 @@ import contextlib
 
 import numpy as np
 
+from common import progress
+
 PAD_PX = 4  # random crops of the image padded by this much on each side (He et al. 2015, section 4.2)
 
 
@@ -81,7 +83,7 @@ def predict(session, scores, placeholder, images):
     """
     batch_size = int(placeholder.shape[0])
     parts = []
-    for first in range(0, len(images), batch_size):
+    for first in progress.over(range(0, len(images), batch_size), "evaluating"):
         batch = images[first:first + batch_size]
         padding = batch_size - len(batch)
         padded = np.concatenate([batch, np.zeros((padding,) + batch.shape[1:], batch.dtype)]) if padding else batch

@@ -18,7 +18,7 @@ import needs  # noqa: E402,F401
 
 # isort: split
 import ssdutils  # noqa: E402
-from common import export, files, flags, runlog  # noqa: E402
+from common import export, files, flags, progress, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir  # noqa: E402
 from export_model import NAME  # noqa: E402
 
@@ -88,8 +88,7 @@ def find_objects(paths, preset, run, confidence, batch_size=8):
     import numpy as np
 
     from utils import read_image
-    bar = runlog.progress_bar(len(paths), 0)
-    bar.unit = "image"
+    bar = progress.bar(len(paths), "detecting")
     for first in range(0, len(paths), batch_size):
         pictures = []
         for path in paths[first:first + batch_size]:

@@ -20,7 +20,7 @@ import needs  # noqa: E402,F401
 # isort: split
 import ssdutils  # noqa: E402
 import weights  # noqa: E402
-from common import flags, runlog  # noqa: E402
+from common import flags, progress, runlog  # noqa: E402
 from common.files import DataError, prepare_output_dir, whole_folder  # noqa: E402
 from data_queue import BatchQueue  # noqa: E402
 
@@ -80,8 +80,7 @@ def detections(session, image_input, result, preset, data, split, images, num_wo
     first_step, end_step = steps * rank // ranks, steps * (rank + 1) // ranks
     mine = max(0, min(images, end_step * batch_size) - first_step * batch_size)
     with BatchQueue(EvaluationImages(data, preset.image_px, batch_size, split), batch_size, first_step, end_step,
-                    num_workers if mine > _FEW_IMAGES else 0) as batches, runlog.progress_bar(mine, 0) as bar:
-        bar.unit = "image"
+                    num_workers if mine > _FEW_IMAGES else 0) as batches, progress.bar(mine, "evaluating") as bar:
         for step, (pixels,) in batches:
             found = session.run(result, {image_input: pixels})
             first = step * batch_size

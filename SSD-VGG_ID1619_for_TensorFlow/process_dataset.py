@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 
 import source_coco  # noqa: E402
 import source_pascal_voc  # noqa: E402
-from common import flags  # noqa: E402
+from common import flags, progress  # noqa: E402
 from common.files import WHOLE_FILE, DataError, cache_folder, fingerprint, whole_folder, write_text  # noqa: E402
 from common.runlog import say  # noqa: E402
 from training_data import (  # noqa: E402
@@ -251,8 +251,7 @@ def _stop_at(problems):
 
 def _read(read, refs, workers, title):
     """Yields read(ref) for all refs, in order."""
-    from tqdm import tqdm
-    with tqdm(total=len(refs), unit="image", disable=None, dynamic_ncols=True, desc=title) as bar:
+    with progress.bar(len(refs), title) as bar:
         if workers == 1 or len(refs) < _IN_PROCESS_IMAGES:
             for ref in refs:
                 yield read(ref)

@@ -27,7 +27,7 @@ import needs  # noqa: E402,F401
 import numpy as np  # noqa: E402
 
 import records  # noqa: E402
-from common import flags  # noqa: E402
+from common import flags, progress  # noqa: E402
 from common.cifar10 import File, load_restricted_pickle  # noqa: E402
 from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
 from common.pictures import BadImage, usable_jpeg  # noqa: E402
@@ -119,12 +119,11 @@ def create(metadata_file, output, labels, boxes="", num_shards=1, split="auto", 
 
 
 def _write_shards(folder, split, rows, classes, metadata_file, num_shards, workers, seed):
-    from tqdm import tqdm
     random.Random(seed).shuffle(rows)
     num_shards = min(num_shards, len(rows))
     names = ["shard-%04d.tfrecords" % number for number in range(num_shards)]
     tasks = [(os.path.join(folder, name), rows[number::num_shards]) for number, name in enumerate(names)]
-    with tqdm(total=len(rows), unit="image", disable=None, dynamic_ncols=True, desc=split) as bar:
+    with progress.bar(len(rows), split) as bar:
         written = _run(tasks, min(workers, num_shards) if len(rows) >= _IN_PROCESS_IMAGES else 1, bar)
     _finish(folder, names, written, classes, metadata_file, seed)
 

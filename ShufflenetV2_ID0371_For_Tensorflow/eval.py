@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 import arguments  # noqa: E402
 import pretrained  # noqa: E402
-from common import confusion, files, flags, graph_files, runlog  # noqa: E402
+from common import confusion, files, flags, graph_files, progress, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
 
 _COMPARED = 4  # images on which an export is compared with the checkpoint
@@ -134,7 +134,7 @@ def score(run, tensors, start, batches):
 
     def run_batches():
         run(start)
-        for _ in range(batches):
+        for _ in progress.over(range(batches), "evaluating"):
             batch = run(tensors)
             guesses.append(np.stack([confusion.first_guess(batch.scores), batch.labels])[:, batch.counted > 0])
             yield batch.figures, batch.counted.sum()

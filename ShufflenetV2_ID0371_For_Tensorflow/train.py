@@ -19,7 +19,7 @@ import needs  # noqa: E402,F401
 # isort: split
 import pretrained  # noqa: E402
 from arguments import TRAINING_MODES, parse_args  # noqa: E402
-from common import checkpoint, graph_files, ranks, runlog  # noqa: E402
+from common import checkpoint, graph_files, progress, ranks, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
 from common.run import Run  # noqa: E402
 
@@ -267,7 +267,7 @@ def eval_sums(runtime, session, graph, shards):
     from input_pipeline import eval_batches
     yield np.zeros([2, 3]), 0  # a rank may have no batch of its own
     session.run(graph.eval_start)
-    for _ in range(runtime.rank, eval_batches(shards, EVAL_BATCH_SIZE), runtime.ranks):
+    for _ in progress.over(range(runtime.rank, eval_batches(shards, EVAL_BATCH_SIZE), runtime.ranks), "evaluating"):
         yield run_session(runtime.tf, session, graph.eval_figures, None, shards)
 
 

@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import numpy as np
 
+from common import progress
 from common.files import DataError
 
 IMAGE_PX = 32
@@ -301,7 +302,7 @@ def load_cifar10(data_path):
       DataError: a file is missing, truncated, foreign, empty, or has a label out of range.
     """
     path = find_cifar10(data_path)
-    with _open_files(path) as files:
+    with progress.Phase("reading CIFAR-10"), _open_files(path) as files:
         missing = [name for name in _BATCH_FILES if name not in files]
         if missing:
             other = _other_data([os.path.basename(path)] + list(files))

@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from common import cifar10, pictures, ranks
+from common import cifar10, pictures, progress, ranks
 from common.files import DataError, cache_folder, fingerprint, read_json, walk, whole_folder
 
 HELD_OUT_FRACTION = 0.1
@@ -160,8 +160,12 @@ def _read_all(listed):
         except pictures.BadImage as reason:
             return None, str(reason)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:  # Pillow decodes outside of Python's lock
-        read_ones = list(executor.map(read, [path for path, _ in listed]))
+    read_ones = []
+    # Pillow decodes outside of Python's lock.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor, progress.bar(len(listed), "reading") as bar:
+        for one in executor.map(read, [path for path, _ in listed]):
+            read_ones.append(one)
+            bar.update()
     good = [(image, label) for (image, _), (_, label) in zip(read_ones, listed) if image is not None]
     images = np.empty([len(good), cifar10.IMAGE_PX, cifar10.IMAGE_PX, 3], np.uint8)
     for place, (image, _) in enumerate(good):

@@ -19,7 +19,7 @@ import signal
 import time
 from typing import Any, List
 
-from common import checkpoint, ranks, runlog
+from common import checkpoint, progress, ranks, runlog
 from common.files import DataError, write_text
 
 
@@ -106,13 +106,17 @@ class Run:
         self.stop: Any = None
         self._log: Any = None
         self._bar: Any = None
+        self._phase: Any = None  # what goes on while no step ends
         self._result, self._losses, self._shared_at, self._step, self._wait_sec = None, _Losses(), -1, 0, 0.0
+        self._shown_loss: Any = None
         self.exit_code = 1
 
     def open_runtime(self, **words):
         """The backend: see runtime.open_runtime, which imports TensorFlow; only once flags and data are right."""
         from common.runtime import open_runtime
-        self._runtime = open_runtime(self._parsed, **words)
+        with progress.Phase("starting TensorFlow"):
+            self._runtime = open_runtime(self._parsed, **words)
+        self._phase = progress.Phase("building the network")
         self.first_step = self._runtime.broadcast_int(self.restored[1].get("step", 0) if self.restored else 0)
         return self._runtime
 
@@ -135,6 +139,7 @@ class Run:
           at_end: function() that rank 0 calls before the [done] line.
         """
         parsed, runtime = self._parsed, self._runtime
+        self._phase.close()
         self._variables, self._save_files, self._evaluate, self._judged_by = variables, save, evaluate, judged_by
         self._state, self._look_every, self._advice, self._new_warnings = state or {}, look_every, advice, new_warnings
         self._per_run, self._at_end = runtime.steps_per_run, at_end
@@ -156,7 +161,8 @@ class Run:
     def steps(self):
         """Yields the number of steps that are done when the round ends; then finishes the run."""
         self._throughput = runlog.Throughput(self._images_per_step * self._per_run, max(1, 5 // self._per_run))
-        self._bar = runlog.progress_bar(self.total_steps, self.first_step)
+        self._bar = progress.bar(self.total_steps, done=self.first_step, unit="steps")
+        self._phase = progress.Phase("first step")
         for step in range(self.first_step + self._per_run, self.total_steps + 1, self._per_run):
             yield step
             if self.stop.exit_code:
@@ -179,6 +185,7 @@ class Run:
           losses: loss=value, or the parts of it by name; this rank's.
         """
         parsed, self._step = self._parsed, step
+        self._phase.close()
         self._losses.add(losses)
         epochs = parsed.eval_every or self.total_steps  # 0: at the end alone
         line_due, evaluation_due, save_due = (  # whether one of this round's steps is such a multiple, or the last
@@ -190,7 +197,7 @@ class Run:
         if looks:
             self._look(step)
         self._throughput.step(self._wait_sec)
-        self._bar.update(self._per_run)
+        self._show(losses)
         if not looks:
             return
         with self._throughput.paused():
@@ -215,6 +222,18 @@ class Run:
                         name.replace("_", " "), step - rounds_ago * self._per_run, value, self._newest or "none yet",
                         self._advice))
 
+    def _show(self, losses):
+        """The bar: how far, a loss that does not jump, images/s, the last figure of an evaluation."""
+        if not self._bar.disable:
+            loss = sum(map(float, losses.values()))
+            self._shown_loss = loss if self._shown_loss is None else 0.9 * self._shown_loss + 0.1 * loss
+            speed = self._throughput.images_per_sec()
+            parts = ["loss %.4g" % self._shown_loss, "%.*f images/s" % (speed < 100, speed)]
+            if self._result:
+                parts.append("%s %.3f" % (self._judged_by, self._result[self._judged_by]))
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.update(self._per_run)
+
     def _share_statistics(self, step):
         if self._shared_at != step:  # means of equal values need not be equal to them
             self._runtime.share_statistics(self._variables)
@@ -222,6 +241,7 @@ class Run:
 
     def _evaluate_at(self, step):
         self._share_statistics(step)
+        self._bar.clear()
         self._result = self._evaluate()
         self._runtime.mean_and_stop(self.stop, [])  # a request that came meanwhile is one for all ranks
         self._log.warn(*self._new_warnings())
@@ -234,7 +254,9 @@ class Run:
             return
         state = dict(self._state, step=step, epoch=step / self.steps_per_epoch,
                      wall_sec=self._before_sec + time.time() - self._started)
-        self._newest = self._store.save(state, self._save_files, metric)
+        self._bar.clear()
+        with progress.Phase("saving"):
+            self._newest = self._store.save(state, self._save_files, metric)
         self._log.event(runlog.SAVE, step=step, path=self._newest)
 
     def _finish(self):
@@ -250,7 +272,8 @@ class Run:
         if not same:
             self._log.warn("the ranks' variables differ: compare the checksums of their [done] lines")
         if self.rank == 0:
-            self._at_end()
+            with progress.Phase("finishing"):
+                self._at_end()
         speed = self._throughput.total(self.ranks)
         if speed:
             speed["ms_per_step"] /= self._per_run
@@ -264,8 +287,9 @@ class Run:
         return self
 
     def __exit__(self, _kind, error, _traceback):
-        if self._bar is not None:
-            self._bar.close()
+        for line in (self._phase, self._bar):
+            if line is not None:
+                line.close()
         begun = self._log is not None
         if begun and isinstance(error, Exception):
             self._log.fail(error, self._step)

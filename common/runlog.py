@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says while it runs: event lines, metrics.jsonl, throughput, progress.
+"""What a run says while it runs: event lines, metrics.jsonl, throughput.
 
 An event line is `10:15:41 [train] step=500 loss=1.2345`. The same fields, unrounded, go to metrics.jsonl, one JSON
 object a line. A value with blanks is written as a JSON string: `[warn] message="no AVX512_BF16"`.
@@ -20,7 +20,6 @@ RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE = "run", "train", "eval", "save", "warn
 EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
 
 METRICS_FILE = "metrics.jsonl"
-PROGRESS_FD = "RUN_PROGRESS_FD"  # environment: a terminal's file descriptor that the launcher hands down
 
 # Digits that a reader wants to see; other floats get six significant ones.
 _DECIMALS = {"loss": 4, "top1": 4, "top5": 4, "map": 4, "map_area": 4, "epoch": 3, "images_per_sec": 1,
@@ -44,7 +43,7 @@ def _format_value(key, value):
 
 
 def say(line):
-    """Prints a line over a progress bar; no encoding without its characters, closed pipe or full disk ends the work."""
+    """Prints a line over what progress.py drew; no lack of characters, closed pipe or full disk ends the work."""
     try:
         text = ("\r\033[K" if sys.stdout.isatty() else "") + line
         encoding = sys.stdout.encoding or "utf-8"
@@ -168,6 +167,12 @@ class Throughput:
         yield
         self._mark += time.perf_counter() - before
 
+    def images_per_sec(self):
+        """Of the steps since the last [train] line, else of all; 0.0 while there are none."""
+        steps, elapsed_sec = ((self._recent_steps, self._recent_sec) if self._recent_steps else
+                              (self._total_steps, self._total_sec))
+        return steps * self._images_per_step / elapsed_sec if steps else 0.0
+
     def recent(self, steps_left):
         """Fields for a [train] line over the steps since the last call; {} when all of them were warm-up.
 
@@ -196,16 +201,6 @@ class Throughput:
         images_per_sec = self._total_steps * self._images_per_step / self._total_sec
         return {"images_per_sec": images_per_sec, "images_per_sec_per_card": images_per_sec / ranks,
                 "ms_per_step": 1000 * self._total_sec / self._total_steps}
-
-
-def progress_bar(total, done):
-    """A tqdm bar over steps that shows on a terminal only: the launcher's when it handed one down, else stderr."""
-    from tqdm import tqdm
-    handed_down = os.environ.get(PROGRESS_FD)
-    # Not closed with the bar: the next one needs it, and its number could by then be a checkpoint's.
-    terminal = open(int(handed_down), "w", closefd=False) if handed_down else sys.stderr
-    return tqdm(total=total, initial=done, unit="step", file=terminal, disable=None, leave=False, dynamic_ncols=True,
-                mininterval=0.5)
 
 
 class ScalarWriter:

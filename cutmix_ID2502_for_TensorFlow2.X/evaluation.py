@@ -2,6 +2,8 @@
 """Scores of all test images, each exactly once, and the figures made of them."""
 import numpy as np
 
+from common import progress
+
 BATCH_SIZE = 256  # 10,000 images are 39 of these and one of 16
 
 
@@ -32,7 +34,7 @@ def predict(scores, images, static):
       float32 [N, classes].
     """
     parts = []
-    for first in range(0, len(images), BATCH_SIZE):
+    for first in progress.over(range(0, len(images), BATCH_SIZE), "evaluating"):
         batch = images[first:first + BATCH_SIZE]
         count = len(batch)
         if static and count < BATCH_SIZE:

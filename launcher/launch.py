@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 
-from common import checkpoint, files, flags, logparse, runlog
+from common import checkpoint, files, flags, logparse, progress, runlog
 from common.files import DataError
 from common.ranks import table_file
 from launcher import processes, ranktable
@@ -105,7 +105,7 @@ def _make_plan(own):
     if lock is not None:  # rank 0 holds it, too, should this launcher be killed
         handed_down[checkpoint.LOCK_FD] = lock
     if sys.stderr.isatty():  # for its progress bar, since its own stderr goes into the log
-        handed_down[runlog.PROGRESS_FD] = os.dup(sys.stderr.fileno())
+        handed_down[progress.TERMINAL_FD] = os.dup(sys.stderr.fileno())
     environments[0].update({name: str(descriptor) for name, descriptor in handed_down.items()})
     output_path = files.prepare_output_dir(parsed.output_path)
     if continued:
@@ -287,7 +287,8 @@ def _conclude(plan, exit_code, failed, summaries, wall_sec):
     """What is said and written when all ranks have ended; returns the exit code. `failed` as of _run_ranks."""
     output_path, has_rank_0, summary = plan.parsed.output_path, plan.ranks[0] == 0, summaries[0]
     if plan.trains and has_rank_0 and os.path.exists(os.path.join(output_path, runlog.METRICS_FILE)):
-        _attempt("report.md", report.write_report, output_path)
+        with progress.Phase("drawing the curves"):
+            _attempt("report.md", report.write_report, output_path)
     if exit_code in (130, 143):
         runlog.say("stopped on request; the same command continues this run")
         return exit_code

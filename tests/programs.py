@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs as a user runs them, in processes of their own, and what they say and leave. Their networks are small."""
+import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
 import sys
 import termios
+import threading
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(TESTS)
@@ -67,6 +70,33 @@ def on_terminal(command, columns=120, timeout=300, env=(), **kwargs):
         shown += part
     os.close(terminal)
     return process.wait(timeout), shown.decode('utf-8', 'replace')
+
+
+@contextlib.contextmanager
+def drawn_on_terminal(columns):
+    """A terminal as the launcher hands one down; a list of the lines that were drawn on it, once that is over."""
+    from common import progress
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 40, columns, 0, 0))
+    drawn, parts = [], []
+
+    def read():
+        with contextlib.suppress(OSError):  # the last writer has closed its side
+            while True:
+                parts.append(os.read(ours, 65536))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    os.environ[progress.TERMINAL_FD] = str(theirs)
+    try:
+        yield drawn
+    finally:
+        del os.environ[progress.TERMINAL_FD]
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+        text = b''.join(parts).decode().replace('\x1b[K', '')
+        drawn += [line.rstrip() for line in re.split('[\r\n]+', text) if line.strip()]
 
 
 def events(said, name=None):

@@ -33,8 +33,8 @@ def done(step=1):
     print("[done] step=1 images_per_sec=80.0 images_per_sec_per_card=80.0 ms_per_step=100.0 status=ok")
 
 def finish(rank, last):
-    from common import runlog
-    bar = runlog.progress_bar(30, 0)
+    from common import progress
+    bar = progress.bar(30)
     bar.update(30)
     bar.refresh()
     bar.close()

@@ -3,9 +3,12 @@
 import argparse
 import json
 import os
+import re
 import signal
+import time
 
 import pytest
+from programs import drawn_on_terminal
 
 from common import flags, run, runlog
 from common.files import DataError
@@ -177,3 +180,10 @@ def test_checkpoints_go_where_the_name_flag_says(tmp_path):
     parsed = argparse.Namespace(batch_size=1, train_steps=1, output_path=str(tmp_path / 'run'), resume='auto', name='p')
     run.Run(parsed, 1)._store.save({'step': 1}, lambda prefix: None)
     assert os.listdir(str(tmp_path / 'run')) == ['p']
+
+
+def test_a_terminal_sees_loss_speed_and_the_last_accuracy(train):
+    with drawn_on_terminal(80) as drawn:
+        train('--eval_every=1', during=lambda step: time.sleep(0.3))
+    assert any(re.search(r'^\d\d%\|.+\| [567]/8 steps, loss \S+, \d\d\.\d images/s, top1 0\.500, 00:0\d left$', line)
+               for line in drawn), drawn
