@@ -228,7 +228,9 @@ class Run:
             loss = sum(map(float, losses.values()))
             self._shown_loss = loss if self._shown_loss is None else 0.9 * self._shown_loss + 0.1 * loss
             speed = self._throughput.images_per_sec()
-            parts = ["loss %.4g" % self._shown_loss, "%.*f images/s" % (speed < 100, speed)]
+            parts = ["loss %.4g" % self._shown_loss]
+            if speed:
+                parts.append("%.*f images/s" % (speed < 100, speed))
             if self._result:
                 parts.append("%s %.3f" % (self._judged_by, self._result[self._judged_by]))
             self._bar.set_postfix_str(", ".join(parts), refresh=False)

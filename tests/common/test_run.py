@@ -185,5 +185,5 @@ def test_checkpoints_go_where_the_name_flag_says(tmp_path):
 def test_a_terminal_sees_loss_speed_and_the_last_accuracy(train):
     with drawn_on_terminal(80) as drawn:
         train('--eval_every=1', during=lambda step: time.sleep(0.3))
-    assert any(re.search(r'^\d\d%\|.+\| [567]/8 steps, loss \S+, \d\d\.\d images/s, top1 0\.500, 00:0\d left$', line)
-               for line in drawn), drawn
+    assert any(re.search(r'^ \d\d%\|.+\| [567]/8 steps, loss \S+, \d\d\.\d images/s, top1 0\.500, 00:0\d left$', line)
+               for line in drawn), "\n".join(drawn)
