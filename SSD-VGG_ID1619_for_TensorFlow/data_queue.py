@@ -12,9 +12,8 @@ import signal
 import time
 import traceback
 
-import numpy as np
-
 from common.files import Explained
+from common.lazy import np
 
 try:
     from multiprocessing import resource_tracker

@@ -6,10 +6,9 @@ are the classes, the background, the four offsets; a box's kinds are 1, the rati
 """
 import collections
 
-import numpy as np
-
 import ssdutils
 from common.files import DataError
+from common.lazy import np
 from weight_files import layer_of
 
 # What a first convolution was trained on, as (order of the channels, mean, standard deviation), of 0 to 255, by the

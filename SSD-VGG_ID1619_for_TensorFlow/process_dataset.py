@@ -26,12 +26,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import needs  # noqa: E402,F401
 
 # isort: split
-import numpy as np  # noqa: E402
-
 import source_coco  # noqa: E402
 import source_pascal_voc  # noqa: E402
 from common import flags, progress  # noqa: E402
 from common.files import WHOLE_FILE, DataError, cache_folder, fingerprint, whole_folder, write_text  # noqa: E402
+from common.lazy import np  # noqa: E402
 from common.runlog import say  # noqa: E402
 from training_data import (  # noqa: E402
     ARRAYS_FILE,

@@ -12,9 +12,8 @@ import json
 import os
 from collections import namedtuple
 
-import numpy as np
-
 from common.files import DataError
+from common.lazy import np
 from source_pascal_voc import IMAGE_LEFT_OUT, Label, Problem, checked, leave_out_validated, number
 
 ImageRef = namedtuple("ImageRef", "image_path annotation_path listed_in line stated labels")

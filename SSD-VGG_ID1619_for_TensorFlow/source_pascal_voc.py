@@ -22,9 +22,8 @@ import re
 from collections import namedtuple
 from xml.etree import ElementTree
 
-import numpy as np
-
 from common.files import DataError
+from common.lazy import np
 
 # Pascal VOC's own, in the kit's order, which is also the alphabet's.
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

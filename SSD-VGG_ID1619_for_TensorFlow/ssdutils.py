@@ -8,7 +8,7 @@ box, then row, then column.
 import functools
 from collections import namedtuple
 
-import numpy as np
+from common.lazy import np
 
 # VGG-16 (Simonyan and Zisserman 2014, configuration D): channels and convolutions of a block. A 2x2 pool of stride 2
 # follows each but the last.

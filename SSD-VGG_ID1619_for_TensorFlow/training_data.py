@@ -14,12 +14,10 @@ import io
 import os
 from collections import namedtuple
 
-import cv2
-import numpy as np
-
 import ssdutils
 import transforms
 from common.files import DataError, read_json
+from common.lazy import cv2, np
 from utils import read_image
 
 DATASET_FILE, ARRAYS_FILE, BAD_FILE = "dataset.json", "%s.npz", "bad.csv"

@@ -6,10 +6,8 @@ The view (which part of a plane around the image is seen) is drawn first, from t
 visible part of the image is resized and distorted, at its final size: no expanded image is ever built.
 Images are uint8 [H, W, 3] BGR. `boxes_xyxy_px` are pixels, half-open: a box of the whole image is 0, 0, W, H.
 """
-import cv2
-import numpy as np
-
 import ssdutils
+from common.lazy import cv2, np
 
 FILL_BGR = (104, 117, 123)  # ImageNet's mean, around an image that was expanded
 
@@ -21,9 +19,6 @@ CROP_TRIALS = 50
 # Whole image, least overlap (IoU) with an object, or any patch.
 _WHOLE, _ANY = None, 0.0
 CROPS = (_WHOLE, 0.1, 0.3, 0.5, 0.7, 0.9, _ANY)
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-
-_LEVELS = np.arange(256)
 
 
 def augment(image, boxes_xyxy_px, image_px, random):
@@ -40,7 +35,8 @@ def augment(image, boxes_xyxy_px, image_px, random):
     """
     view_px = sample_view(image.shape[1], image.shape[0], boxes_xyxy_px, random)
     mirror = random.rand() < 0.5
-    interpolation = INTERPOLATIONS[random.randint(len(INTERPOLATIONS))]
+    interpolation = (cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_NEAREST, cv2.INTER_CUBIC,
+                     cv2.INTER_LANCZOS4)[random.randint(5)]
     part, place = _visible(image.shape[1], image.shape[0], view_px, image_px)
     kept = np.flatnonzero(_centres_in(view_px[None], boxes_xyxy_px)[0])
     scale = (place[2:] - place[:2]) / np.maximum(part[2:] - part[:2], 1)
@@ -109,7 +105,7 @@ def distort(image, random):
     Source: Howard 2013 (the paper's reference 14), with the ranges of the authors' code.
     """
     brightness, contrast, saturation, hue, swap, contrast_last = random.rand(6) < 0.5
-    levels = _LEVELS
+    levels = all_levels = np.arange(256)
     if brightness:
         levels = np.clip(levels + random.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS), 0, 255)
     factor = random.uniform(1 - MAX_CONTRAST, 1 + MAX_CONTRAST) if contrast else 1
@@ -119,15 +115,15 @@ def distort(image, random):
     if brightness or contrast:
         image = cv2.LUT(image, np.round(levels).astype(np.uint8))
     if colour:
-        table = np.stack([_LEVELS] * 3, -1)[None]  # [1, 256, 3] of hue, saturation, value
+        table = np.stack([all_levels] * 3, -1)[None]  # [1, 256, 3] of hue, saturation, value
         if hue:
-            table[..., 0] = (_LEVELS + random.randint(-MAX_HUE, MAX_HUE + 1)) % 180
+            table[..., 0] = (all_levels + random.randint(-MAX_HUE, MAX_HUE + 1)) % 180
         if saturation:
-            table[..., 1] = np.clip(_LEVELS * random.uniform(1 - MAX_SATURATION, 1 + MAX_SATURATION), 0, 255)
+            table[..., 1] = np.clip(all_levels * random.uniform(1 - MAX_SATURATION, 1 + MAX_SATURATION), 0, 255)
         image = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table.astype(np.uint8))
         image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
     if factor != 1:
-        image = cv2.LUT(image, np.round(np.clip(_LEVELS * factor, 0, 255)).astype(np.uint8))
+        image = cv2.LUT(image, np.round(np.clip(all_levels * factor, 0, 255)).astype(np.uint8))
     if swap:
         order = random.permutation(3).tolist()
         swapped = np.empty_like(image)

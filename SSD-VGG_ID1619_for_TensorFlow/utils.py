@@ -7,8 +7,7 @@ import io
 import os
 import warnings
 
-import cv2
-import numpy as np
+from common.lazy import cv2, np
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _LEGIBLE_PX = 240  # the least shorter side of a picture with captions

@@ -4,10 +4,9 @@ import io
 import re
 import zipfile
 
-import numpy as np
-
 from common import tensor_files
 from common.files import DataError
+from common.lazy import np
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _KERAS_MEMBER = "model.weights.h5"  # of a .keras archive

@@ -24,12 +24,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import needs  # noqa: E402,F401
 
 # isort: split
-import numpy as np  # noqa: E402
-
-import records  # noqa: E402
 from common import flags, progress  # noqa: E402
 from common.cifar10 import File, load_restricted_pickle  # noqa: E402
 from common.files import DataError, check_free_space, fingerprint, read_json, whole_folder, write_text  # noqa: E402
+from common.lazy import np  # noqa: E402
 from common.pictures import BadImage, usable_jpeg  # noqa: E402
 
 MANIFEST_FILE, INDEX_FILE, BAD_FILE = "manifest.json", "records.npy", "bad_files.csv"
@@ -69,6 +67,7 @@ def write_shard(task):
       dict: images, bytes, sha256, index int64 [N, 3] of payload offset, length, label, and bad, a list of
       (path, reason, what was done).
     """
+    import records  # not for --help
     path, rows = task
     digest, place, index, bad = hashlib.sha256(), 0, [], []
     with open(path, "wb") as file:

@@ -18,12 +18,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import needs  # noqa: E402,F401
 
 # isort: split
-import numpy as np  # noqa: E402
-
 import arguments  # noqa: E402
 import pretrained  # noqa: E402
 from common import confusion, files, flags, graph_files, progress, runlog  # noqa: E402
 from common.files import DataError  # noqa: E402
+from common.lazy import np  # noqa: E402
 
 _COMPARED = 4  # images on which an export is compared with the checkpoint
 

@@ -19,11 +19,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 import needs  # noqa: E402,F401
 
 # isort: split
-import numpy as np  # noqa: E402
-
 from common import flags  # noqa: E402
 from common.class_folders import has_class_folders, hold_out  # noqa: E402
 from common.files import DataError, prepare_output_dir, read_json, walk, write_text  # noqa: E402
+from common.lazy import np  # noqa: E402
 from common.pictures import IMAGE_ENDINGS, BadImage, check_header, stored_size  # noqa: E402
 
 TRAINING_FILE, VALIDATION_FILE = "training_metadata.csv", "validation_metadata.csv"

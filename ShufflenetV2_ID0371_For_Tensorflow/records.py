@@ -10,10 +10,10 @@ import re
 import struct
 
 import google_crc32c
-import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from common.files import DataError
+from common.lazy import np
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 _SHARD_NAME = re.compile(r"\.(tfrecords?|tfrec)(\.gz)?$|-\d{5}-of-\d{5}$")  # also train-00000-of-01024

@@ -8,10 +8,9 @@ import reprlib
 import tarfile
 from collections import namedtuple
 
-import numpy as np
-
 from common import progress
 from common.files import DataError
+from common.lazy import np
 
 IMAGE_PX = 32
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -59,16 +58,18 @@ class _PickledDtype:
         self.dtype = self.dtype.newbyteorder(_text(state[1]))
 
 
-class _PickledArray(np.ndarray):
-    """Stands for numpy.ndarray while unpickling: the state is checked before numpy gets it."""
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran_order, content = state
-        if isinstance(dtype, _PickledDtype) and dtype.dtype == object and shape == () and (
-                isinstance(content, list) and len(content) == 1):
-            return super().__setstate__((1, (), dtype.dtype, False, content))  # type: ignore[arg-type]
-        _check_array(shape, dtype, content)
-        return super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), content))  # type: ignore[arg-type]
+@functools.lru_cache(None)
+def _pickled_array():
+    """The class that stands for numpy.ndarray while unpickling: the state is checked before numpy gets it."""
+    class PickledArray(np.ndarray):
+        def __setstate__(self, state):
+            _, shape, dtype, fortran_order, content = state
+            if isinstance(dtype, _PickledDtype) and dtype.dtype == object and shape == () and (
+                    isinstance(content, list) and len(content) == 1):
+                return super().__setstate__((1, (), dtype.dtype, False, content))  # type: ignore[arg-type]
+            _check_array(shape, dtype, content)
+            return super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), content))  # type: ignore[arg-type]
+    return PickledArray
 
 
 def _text(code):
@@ -105,7 +106,7 @@ _ADMITTED: dict = {
     ("__builtin__", "bytes"): lambda: b"",  # what Python 3 writes for b"" at protocol 2
 }
 for _core in ("numpy.core.", "numpy._core."):
-    _ADMITTED[_core + "multiarray", "_reconstruct"] = lambda *words: np.ndarray.__new__(_PickledArray, 0, np.uint8)
+    _ADMITTED[_core + "multiarray", "_reconstruct"] = lambda *words: np.ndarray.__new__(_pickled_array(), 0, np.uint8)
     _ADMITTED[_core + "multiarray", "scalar"] = _scalar
     _ADMITTED[_core + "numeric", "_frombuffer"] = _from_buffer  # of arrays since protocol 5
 

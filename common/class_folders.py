@@ -10,10 +10,9 @@ import itertools
 import json
 import os
 
-import numpy as np
-
 from common import cifar10, pictures, progress, ranks
 from common.files import DataError, cache_folder, fingerprint, read_json, walk, whole_folder
+from common.lazy import np
 
 HELD_OUT_FRACTION = 0.1
 IMAGES_FILE, SHEET = "images.npz", "pictures.png"  # of a prepared folder, with DESCRIPTION

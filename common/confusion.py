@@ -4,9 +4,8 @@ import importlib.util
 import os
 from typing import Any, List
 
-import numpy as np
-
 from common.files import DataError
+from common.lazy import np
 
 _MOST_COUNTED, _MOST_NAMED = 30, 100  # classes: more counts, more names cannot be read in a picture
 _WORST = 20  # classes that the table has when there are more than _MOST_NAMED

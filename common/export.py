@@ -16,9 +16,8 @@ import os
 import shutil
 import tempfile
 
-import numpy as np
-
 from common.files import DataError, check_new_folder, read_json
+from common.lazy import np
 
 SAVED_MODEL, FROZEN_GRAPH, ONNX, DESCRIPTION = "saved_model", "frozen_graph.pb", "model.onnx", "model.json"
 TOLERANCE, ONNX_TOLERANCE = 1e-5, 1e-4  # of the largest output, or of 1 where that is smaller

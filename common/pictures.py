@@ -8,9 +8,8 @@ import contextlib
 import io
 import os
 
-import numpy as np
-
 from common.files import DataError, walk
+from common.lazy import np
 
 IMAGE_ENDINGS = (".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _JPEG_FORMATS = ("JPEG", "MPO")

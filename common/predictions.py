@@ -6,10 +6,9 @@ import json
 import os
 from typing import Any, List
 
-import numpy as np
-
 from common import pictures
 from common.files import DataError, prepare_output_dir, write_text
+from common.lazy import np
 
 CSV, JSON, SHEET = "predictions.csv", "predictions.json", "predictions.png"
 _BATCH_SIZE, _SHOWN = 64, 64

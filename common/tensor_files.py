@@ -6,9 +6,8 @@ Both are told apart by their content. No pickle is read by this package: PyTorch
 import os
 import re
 
-import numpy as np
-
 from common.files import DataError, kind_of
+from common.lazy import np
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LFS_POINTER, _ZIP, _PICKLE = b"version https://git-lfs", b"PK\x03\x04", b"\x80"

@@ -12,12 +12,11 @@ import os
 import warnings
 import zipfile
 
-import numpy as np
-
 from common import checkpoint, files
 from common import export as exporting
 from common.files import DataError, kind_of, read_json
 from common.graph_files import check_variables, fitting
+from common.lazy import np
 
 INPUTS, OUTPUTS = "images", ("scores", "probabilities")
 PREPROCESSING = {"colours": "RGB, upright as EXIF says", "crop": "central square", "resize_px": [32, 32],

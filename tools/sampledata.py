@@ -15,11 +15,10 @@ from collections import namedtuple
 from pathlib import Path
 from typing import List, Tuple
 
-import numpy as np
-
 from common import flags
 from common.cifar10 import CIFAR10_FOLDER, CIFAR10_META_FILE, CIFAR10_TEST_FILE, CIFAR10_TRAIN_FILES
 from common.files import DataError, whole_folder
+from common.lazy import np
 
 # Each looks the same in a mirror, because training flips its images.
 SHAPES = ('disc', 'ring', 'square', 'frame', 'triangle', 'plus', 'cross', 'rows', 'columns', 'checks')

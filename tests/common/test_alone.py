@@ -44,6 +44,18 @@ def test_a_copied_folder_runs_with_what_it_needs_beside_it(folder, tmp_path):
     assert code == 0 and 'Final Performance images/sec' in said, said
 
 
+@pytest.mark.parametrize('program', PROGRAMS + ['tools/ranktable.py', 'tools/report.py', 'tools/sampledata.py'])
+def test_help_waits_for_no_large_package(program):
+    folder, words = ROOT, ['-m', program[:-len('.py')].replace('/', '.')]
+    if program in PROGRAMS:
+        folder, words = os.path.join(ROOT, os.path.dirname(program)), [os.path.basename(program)]
+    told = subprocess.run([sys.executable, '-X', 'importtime'] + words + ['--help'], cwd=folder, capture_output=True,
+                          text=True, timeout=300, env=dict(os.environ, PYTHONPATH=''))
+    imported = {line.rpartition('|')[2].strip() for line in told.stderr.splitlines()}
+    assert told.returncode == 0 and told.stdout.startswith('usage: ') and 'common.flags' in imported, told.stderr
+    assert not imported & {'numpy', 'cv2', 'PIL', 'tensorflow', 'matplotlib', 'google_crc32c'}
+
+
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_without_common_a_sentence_says_what_is_missing(program, tmp_path):
     folder, name = program.split(os.sep, 1)
