@@ -15,7 +15,8 @@ def epoch_order(images, epoch, seed):
     return np.random.RandomState([seed, 0, epoch]).permutation(images)
 
 
-def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1):
+def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1, flip="random",
+                   crop="zeros"):
     """One rank's batch of a step, a function of (seed, step): the same after a resume as without.
 
     Every rank gets other images, all ranks take the same number of steps, an epoch's remainder is dropped.
@@ -25,6 +26,7 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
       step: int from 0.
       batch_size: images of this rank.
       augment: crop and flip at random.
+      flip, crop: as the flags of these names (common/recipe.py).
     Returns:
       uint8 [batch_size, 32, 32, 3], int32 [batch_size].
     """
@@ -34,25 +36,35 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
     chosen = epoch_order(len(images), epoch, seed)[first:first + batch_size]
     batch = images[chosen]
     if augment:
-        batch = crop_and_flip(batch, np.random.RandomState([seed, 1, step, rank]))
+        mirrored = None if flip == "random" else mirrored_in_turns(len(images), epoch, seed)[chosen]
+        batch = crop_and_flip(batch, np.random.RandomState([seed, 1, step, rank]), mirrored, crop)
     return batch, labels[chosen]
 
 
-def crop_and_flip(images, random):
-    """Zero-pads by PAD_PX, crops back at a random place, mirrors every second image on average.
+def mirrored_in_turns(images, epoch, seed):
+    """Which training images an epoch mirrors, of `images`, if each is mirrored in every second one: bool [images]."""
+    return (np.random.RandomState([seed, 2]).randint(0, 2, images) + epoch) % 2 == 1
+
+
+def crop_and_flip(images, random, mirrored=None, crop="zeros"):
+    """Pads by PAD_PX, crops back at a random place, mirrors.
 
     Args:
       images: uint8 [B, H, W, C].
       random: numpy RandomState.
+      mirrored: bool [B]; None for every second image on average.
+      crop: what it is padded with, "zeros" or "reflect".
     Returns:
       uint8 [B, H, W, C].
     """
     count, height_px, width_px, _ = images.shape
-    padded = np.pad(images, [(0, 0), (PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)], mode="constant")
+    padded = np.pad(images, [(0, 0), (PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)],
+                    mode={"zeros": "constant"}.get(crop, crop))
     top, left = random.randint(0, 2 * PAD_PX + 1, (2, count, 1))
     rows = top + np.arange(height_px)  # [B, H]
     columns = left + np.arange(width_px)  # [B, W]
-    mirrored = random.randint(0, 2, count).astype(bool)
+    if mirrored is None:
+        mirrored = random.randint(0, 2, count).astype(bool)
     columns[mirrored] = columns[mirrored, ::-1]
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
