@@ -34,6 +34,8 @@ def parse_args(argv=None):
                        help="weight decay of kernels; scales and shifts have none")
     group.add_argument("--warmup_steps", type=flags.integer(0), default=500, help="linear warm-up")
     parser.add_bool(group, "--augment", True, help="random crop and mirror")
+    group.add_argument("--cutout", type=flags.integer(0), default=0, metavar="PX", help=(
+        "side of a square that each image loses (DeVries and Taylor 2017, arXiv:1708.04552: 16)"))
     group.add_argument("--bias_rate", type=flags.number(at_least=0), default=1.0, metavar="FACTOR", help=(
         "rate of batch normalisation's shifts, times that of the rest (Jordan 2024, arXiv:2404.00498: 64)"))
     recipe.add_flags(parser, group, "cosine", norm_momentum=0.99)
@@ -199,11 +201,11 @@ def train(parsed):
                   state={"network": cspdarknet53.NAME, "classes": list(data.class_names), "seed": parsed.seed},
                   peak_rate=parsed.LEARNING_RATE,
                   model="CSPNet", network=cspdarknet53.NAME, classes=len(data.class_names), **transfer,
-                  bias_rate=parsed.bias_rate, **recipe.describe(parsed),
+                  bias_rate=parsed.bias_rate, cutout=parsed.cutout, **recipe.describe(parsed),
                   parameters=sum(variable.shape.num_elements() for variable in tf.trainable_variables()))
         with prefetch(lambda step: training_batch(data.train_images, data.train_labels, step, parsed.batch_size,
                                                   parsed.seed, parsed.augment, run.rank, run.ranks, parsed.flip,
-                                                  parsed.crop),
+                                                  parsed.crop, parsed.cutout),
                       run.first_step, run.total_steps) as batches:
             for step in run.steps():
                 images, labels = run.wait(batches)

@@ -7,6 +7,7 @@ import numpy as np
 
 from common import progress
 
+GREY_RGB = (125, 123, 114)  # the mean of CIFAR-10's training images
 PAD_PX = 4  # random crops of the image padded by this much on each side (He et al. 2015, section 4.2)
 
 
@@ -16,7 +17,7 @@ def epoch_order(images, epoch, seed):
 
 
 def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1, flip="random",
-                   crop="zeros"):
+                   crop="zeros", cutout_px=0):
     """One rank's batch of a step, a function of (seed, step): the same after a resume as without.
 
     Every rank gets other images, all ranks take the same number of steps, an epoch's remainder is dropped.
@@ -26,7 +27,7 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
       step: int from 0.
       batch_size: images of this rank.
       augment: crop and flip at random.
-      flip, crop: as the flags of these names (common/recipe.py).
+      flip, crop: as the flags of these names (common/recipe.py); cutout_px: as for cut_out.
     Returns:
       uint8 [batch_size, 32, 32, 3], int32 [batch_size].
     """
@@ -37,7 +38,8 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
     batch = images[chosen]
     if augment:
         mirrored = None if flip == "random" else mirrored_in_turns(len(images), epoch, seed)[chosen]
-        batch = crop_and_flip(batch, np.random.RandomState([seed, 1, step, rank]), mirrored, crop)
+        random = np.random.RandomState([seed, 1, step, rank])
+        batch = cut_out(crop_and_flip(batch, random, mirrored, crop), cutout_px, random)
     return batch, labels[chosen]
 
 
@@ -67,6 +69,24 @@ def crop_and_flip(images, random, mirrored=None, crop="zeros"):
         mirrored = random.randint(0, 2, count).astype(bool)
     columns[mirrored] = columns[mirrored, ::-1]
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cut_out(images, side_px, random):
+    """Makes a square of each image grey, its centre anywhere, so that part of it may lie outside.
+
+    Args:
+      images: uint8 [B, H, W, 3], changed in place; side_px: 0 for none.
+    Returns:
+      images.
+    """
+    if side_px:
+        inside = []
+        for axis in (1, 2):
+            first = random.randint(0, images.shape[axis], (len(images), 1)) - side_px // 2
+            place = np.arange(images.shape[axis])
+            inside.append((place >= first) & (place < first + side_px))  # [B, H], [B, W]
+        images[inside[0][:, :, None] & inside[1][:, None, :]] = GREY_RGB
+    return images
 
 
 @contextlib.contextmanager

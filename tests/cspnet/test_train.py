@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(few_ci
 
 
 RECIPE = ['--label_smoothing=0.1', '--flip=alternating', '--crop=reflect', '--ema_decay=0.9', '--norm_momentum=0.8',
-          '--bias_rate=4', '--schedule=one-cycle', '--tta', '--train_steps=12']
+          '--bias_rate=4', '--cutout=8', '--schedule=one-cycle', '--tta', '--train_steps=12']
 
 
 @pytest.mark.smoke

@@ -73,6 +73,16 @@ def test_what_one_epoch_mirrors_the_next_does_not(monkeypatch):
     assert (utils.mirrored_in_turns(64, 0, 8) != utils.mirrored_in_turns(64, 0, 7)).any()
 
 
+def test_cutout_is_a_square_anywhere():
+    images = utils.cut_out(np.zeros((2000, 32, 32, 3), np.uint8), 16, np.random.RandomState(0))
+    grey = (images == utils.GREY_RGB).all(3)
+    assert set(np.unique(images)) == {0, *utils.GREY_RGB}
+    sides = np.stack([grey.any(2).sum(1), grey.any(1).sum(1)])
+    assert (grey.sum((1, 2)) == sides.prod(0)).all() and sides.max() == 16 and sides.min() == 8
+    assert grey.mean((1, 2)).mean() == pytest.approx((14 / 32) ** 2, rel=0.03)  # a side keeps 8 to 16, 14 on average
+    assert (grey.mean(0) > 0.04).all()  # in a corner a sixteenth
+
+
 def test_metrics_by_hand():
     scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
     result = utils.metrics(scores, np.array([0, 1]))
