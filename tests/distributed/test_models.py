@@ -17,7 +17,7 @@ CUTMIX, SHUFFLENET = 'cutmix_ID2502_for_TensorFlow2.X', 'ShufflenetV2_ID0371_For
 # Data of its own, the flags that make a short run, and the folder's evaluation of that run.
 SCRIPTS = {
     CSPNET: (['--batch_size=8', '--VAL_EPOCH=0', '--ema_decay=0.9'], ['test.py', '--checkpoint=RUN']),
-    CUTMIX: (['--batch_size=8'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
+    CUTMIX: (['--batch_size=8', '--ema_decay=0.9'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
     SHUFFLENET: (['--batch_size=4', '--num_classes=10', '--prepare'],
                  ['eval.py', '--checkpoint_dir=RUN', '--num_classes=10', '--prepare']),
     SSD: (['--batch_size=1', '--preset=tiny'], ['infer.py', '--checkpoint=RUN', '--output_path=RUN/infer']),
