@@ -45,7 +45,7 @@ def build(runtime, prefix, classes):
     images = tf.placeholder(tf.uint8, [None, cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3], "images")
     scores = tf.identity(cspdarknet53.logits(images, False, classes), "scores")
     session = tf.Session(config=runtime.session_config())
-    graph_files.restore(tf, session, prefix)
+    graph_files.restore_averaged(tf, session, prefix)
     return session, images, {"scores": scores, "probabilities": tf.nn.softmax(scores, name="probabilities")}
 
 

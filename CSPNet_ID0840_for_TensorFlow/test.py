@@ -48,7 +48,7 @@ def evaluate(parsed):
     images = tf.placeholder(tf.uint8, [parsed.batch_size, cspdarknet53.IMAGE_PX, cspdarknet53.IMAGE_PX, 3])
     scores = cspdarknet53.logits(images, False, len(data.class_names))
     session = tf.Session(config=runtime.session_config())
-    graph_files.restore(tf, session, prefix)
+    graph_files.restore_averaged(tf, session, prefix)
 
     # Figures
     predicted = predict(session, scores, images, data.test_images)

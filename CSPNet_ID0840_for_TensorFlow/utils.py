@@ -7,6 +7,7 @@ import numpy as np
 
 from common import progress
 
+GREY_RGB = (125, 123, 114)  # the mean of CIFAR-10's training images
 PAD_PX = 4  # random crops of the image padded by this much on each side (He et al. 2015, section 4.2)
 
 
@@ -15,7 +16,8 @@ def epoch_order(images, epoch, seed):
     return np.random.RandomState([seed, 0, epoch]).permutation(images)
 
 
-def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1):
+def training_batch(images, labels, step, batch_size, seed, augment, rank=0, ranks=1, flip="random",
+                   crop="zeros", cutout_px=0):
     """One rank's batch of a step, a function of (seed, step): the same after a resume as without.
 
     Every rank gets other images, all ranks take the same number of steps, an epoch's remainder is dropped.
@@ -25,6 +27,7 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
       step: int from 0.
       batch_size: images of this rank.
       augment: crop and flip at random.
+      flip, crop: as the flags of these names (common/recipe.py); cutout_px: as for cut_out.
     Returns:
       uint8 [batch_size, 32, 32, 3], int32 [batch_size].
     """
@@ -34,27 +37,56 @@ def training_batch(images, labels, step, batch_size, seed, augment, rank=0, rank
     chosen = epoch_order(len(images), epoch, seed)[first:first + batch_size]
     batch = images[chosen]
     if augment:
-        batch = crop_and_flip(batch, np.random.RandomState([seed, 1, step, rank]))
+        mirrored = None if flip == "random" else mirrored_in_turns(len(images), epoch, seed)[chosen]
+        random = np.random.RandomState([seed, 1, step, rank])
+        batch = cut_out(crop_and_flip(batch, random, mirrored, crop), cutout_px, random)
     return batch, labels[chosen]
 
 
-def crop_and_flip(images, random):
-    """Zero-pads by PAD_PX, crops back at a random place, mirrors every second image on average.
+def mirrored_in_turns(images, epoch, seed):
+    """Which training images an epoch mirrors, of `images`, if each is mirrored in every second one: bool [images]."""
+    return (np.random.RandomState([seed, 2]).randint(0, 2, images) + epoch) % 2 == 1
+
+
+def crop_and_flip(images, random, mirrored=None, crop="zeros"):
+    """Pads by PAD_PX, crops back at a random place, mirrors.
 
     Args:
       images: uint8 [B, H, W, C].
       random: numpy RandomState.
+      mirrored: bool [B]; None for every second image on average.
+      crop: what it is padded with, "zeros" or "reflect".
     Returns:
       uint8 [B, H, W, C].
     """
     count, height_px, width_px, _ = images.shape
-    padded = np.pad(images, [(0, 0), (PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)], mode="constant")
+    padded = np.pad(images, [(0, 0), (PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)],
+                    mode={"zeros": "constant"}.get(crop, crop))
     top, left = random.randint(0, 2 * PAD_PX + 1, (2, count, 1))
     rows = top + np.arange(height_px)  # [B, H]
     columns = left + np.arange(width_px)  # [B, W]
-    mirrored = random.randint(0, 2, count).astype(bool)
+    if mirrored is None:
+        mirrored = random.randint(0, 2, count).astype(bool)
     columns[mirrored] = columns[mirrored, ::-1]
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cut_out(images, side_px, random):
+    """Makes a square of each image grey, its centre anywhere, so that part of it may lie outside.
+
+    Args:
+      images: uint8 [B, H, W, 3], changed in place; side_px: 0 for none.
+    Returns:
+      images.
+    """
+    if side_px:
+        inside = []
+        for axis in (1, 2):
+            first = random.randint(0, images.shape[axis], (len(images), 1)) - side_px // 2
+            place = np.arange(images.shape[axis])
+            inside.append((place >= first) & (place < first + side_px))  # [B, H], [B, W]
+        images[inside[0][:, :, None] & inside[1][:, None, :]] = GREY_RGB
+    return images
 
 
 @contextlib.contextmanager

@@ -95,6 +95,34 @@ def hold_out(labels, seed, fraction=HELD_OUT_FRACTION):
     return held_out
 
 
+def judged_by_training_images(data, fraction, seed):
+    """Takes a share of the training images to judge by, in place of the test images.
+
+    Args:
+      data: cifar10.Cifar10.
+      fraction, seed: as for hold_out; 0 leaves data as it is.
+    Returns:
+      cifar10.Cifar10.
+    Raises:
+      DataError: no class has two images.
+    """
+    if not fraction:
+        return data
+    held_out = hold_out(data.train_labels, seed, fraction)
+    split = _split("--hold_out", data.train_images, data.train_labels, held_out, data.class_names)
+    if ranks.is_rank_0():
+        print("judged by %d of the %d training images (--hold_out=%g, seed %d), not by the test images" % (
+            held_out.sum(), len(held_out), fraction, seed), flush=True)
+    return split
+
+
+def _split(where, images, labels, held_out, classes):
+    if not held_out.any():
+        raise DataError(where, "a class with two pictures, one to train on and one to judge by", "one of each",
+                        "add pictures, or a folder val beside train")
+    return cifar10.Cifar10(images[~held_out], labels[~held_out], images[held_out], labels[held_out], classes)
+
+
 def find_images(data_path, cache):
     """Where small images are: CIFAR-10, or class folders, which are resized on the way.
 
@@ -194,10 +222,8 @@ def load_images(path, seed):
     if len(val_labels):
         return cifar10.Cifar10(images, labels, val_images, val_labels, classes)
     held_out = hold_out(labels, seed)
-    if not held_out.any():
-        raise DataError(path, "a class with two pictures, one to train on and one to judge by", "one of each",
-                        "add pictures, or a folder val beside train")
+    split = _split(path, images, labels, held_out, classes)
     if ranks.is_rank_0():
         print("held out to judge by: %d of %d pictures, a tenth of each class (seed %d); a folder val beside train "
               "would be taken instead" % (held_out.sum(), len(labels), seed), flush=True)
-    return cifar10.Cifar10(images[~held_out], labels[~held_out], images[held_out], labels[held_out], classes)
+    return split

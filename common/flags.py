@@ -71,7 +71,7 @@ FREE_TO_CHANGE = frozenset([
     "data_path", "output_path", "SUMMARY", "log_every", "eval_every", "save_every", "resume", "extend", "over_dump",
     "data_dump_flag", "data_dump_step", "data_dump_path", "profiling", "profiling_dump_path", "log_name", "threads",
     "iterations_per_loop", "max_bad_records", "do_checkpoint", "prepare", "num_workers", "eval_images", "eval_set",
-    "eval_precision",
+    "eval_precision", "tta",
 ])
 
 

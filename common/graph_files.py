@@ -5,6 +5,7 @@ import collections
 from common.files import DataError
 
 MOVING_STATISTICS = ("moving_mean", "moving_variance")
+_AVERAGE = "/ExponentialMovingAverage"  # what tf.train.ExponentialMovingAverage adds to a variable's name
 
 
 def stored_shapes(tf, prefix):
@@ -56,6 +57,16 @@ def restore(tf, session, prefix, variables=None, may_be_missing=()):
         raise _not_whole(prefix, error) from error
 
 
+def restore_averaged(tf, session, prefix):
+    """restore() for a network that is not trained on: averages of the weights where the checkpoint has them."""
+    stored = stored_shapes(tf, prefix)
+    restore(tf, session, prefix, {_averaged(stored, variable.op.name): variable for variable in tf.global_variables()})
+
+
+def _averaged(stored, name):
+    return name + _AVERAGE if name + _AVERAGE in stored else name
+
+
 def network_variables(tf):
     """{name: variable} of the current graph's network: what trains, and the moving statistics; no optimizer's."""
     moving = [variable for variable in tf.global_variables() if variable.op.name.endswith(MOVING_STATISTICS)]
@@ -87,7 +98,7 @@ def load_fitting(tf, session, source, where, variables=None, anew=()):
                                                                 for name, array in source.items()}
     loaded = fitting(stored, {name: variable.shape.as_list() for name, variable in variables.items()}, where, anew)
     if from_checkpoint:
-        restore(tf, session, source, {name: variables[name] for name in loaded.names})
+        restore(tf, session, source, {_averaged(stored, name): variables[name] for name in loaded.names})
     else:
         session.run([variables[name].initializer for name in loaded.names],
                     {variables[name].initial_value: source[name] for name in loaded.names})

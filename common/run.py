@@ -279,7 +279,8 @@ class Run:
         speed = self._throughput.total(self.ranks)
         if speed:
             speed["ms_per_step"] /= self._per_run
-        judged = {self._judged_by: self._result[self._judged_by]} if self._result else {}
+        judged = {name: value for name, value in (self._result or {}).items()
+                  if name == self._judged_by or name.startswith("top1_")}
         self._log.event(runlog.DONE, step=self.total_steps, **speed, **judged, checksum=checksum,
                         wall_sec=self._before_sec + time.time() - self._started,
                         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, status="ok")

@@ -118,20 +118,24 @@ def mix_labels(labels, partner_labels, boxes_yxyx_px, height_px, width_px):
     return labels * (1.0 - pasted) + partner_labels * pasted
 
 
-def crop_and_flip(images, key):
-    """Zero-pads by PAD_PX, crops back at a random place, mirrors every second image on average.
+def crop_and_flip(images, key, mirrored=None, crop="zeros"):
+    """Pads by PAD_PX, crops back at a random place, mirrors.
 
     Args:
       images: uint8 [B, H, W, C], H and W static.
+      mirrored: bool [B]; None for every second image on average.
+      crop: what it is padded with, "zeros" or "reflect".
     Returns:
       uint8 [B, H, W, C].
     """
     of_offset, of_mirror = split(key, 2)
     count, height_px, width_px = tf.shape(images)[0], images.shape[1], images.shape[2]
-    padded = tf.pad(images, [[0, 0], [PAD_PX, PAD_PX], [PAD_PX, PAD_PX], [0, 0]])
+    padded = tf.pad(images, [[0, 0], [PAD_PX, PAD_PX], [PAD_PX, PAD_PX], [0, 0]],
+                    {"zeros": "CONSTANT"}.get(crop, crop))
     top, left = tf.unstack(uniform_integers([2, count, 1], 2 * PAD_PX + 1, of_offset))
     rows = top + tf.range(height_px)  # [B, H]
     columns = left + tf.range(width_px)  # [B, W]
-    mirrored = uniform_integers([count, 1], 2, of_mirror) == 1
-    columns = tf.where(mirrored, columns[:, ::-1], columns)
+    if mirrored is None:
+        mirrored = uniform_integers([count], 2, of_mirror) == 1
+    columns = tf.where(mirrored[:, None], columns[:, ::-1], columns)
     return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)

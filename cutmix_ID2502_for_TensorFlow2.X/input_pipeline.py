@@ -4,11 +4,11 @@ import tensorflow as tf
 
 import cutmix
 
-ORDER, AUGMENTATION = 0, 1  # what a key of (seed, purpose) is for
+ORDER, AUGMENTATION, MIRROR = 0, 1, 2  # what a key of (seed, purpose) is for
 
 
 def key_of(seed, purpose, number):
-    """int64 [2]: the key of an epoch's order or of a step's augmentation."""
+    """int64 [2]: the key of an epoch's order, of a step's augmentation, or of which images are mirrored first."""
     return tf.random.experimental.stateless_fold_in(tf.constant([seed, purpose], tf.int64), number)
 
 
@@ -25,7 +25,8 @@ def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=
     Args:
       images, labels: uint8 [N, H, W, 3], int [N], numpy.
       classes: int.
-      parsed: namespace with batch_size (of one rank), seed, augment, alpha, cutmix_probability, crop_and_flip.
+      parsed: namespace with batch_size (of one rank), seed, augment, alpha, cutmix_probability, crop_and_flip,
+        flip, crop.
       first_step: int from 0.
       rank, ranks: this process and how many there are.
     Returns:
@@ -33,7 +34,9 @@ def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=
     """
     images_of_all, labels_of_all = tf.constant(images), tf.one_hot(labels, classes)
     per_step = parsed.batch_size * ranks
-    first_epoch, place = divmod(first_step, len(images) // per_step)
+    steps_per_epoch = len(images) // per_step
+    first_epoch, place = divmod(first_step, steps_per_epoch)
+    mirrored_first = cutmix.uniform_integers([len(images)], 2, key_of(parsed.seed, MIRROR, 0))
 
     def steps_of(epoch):
         order = tf.data.Dataset.from_tensor_slices(epoch_order(len(images), epoch, parsed.seed))
@@ -41,26 +44,29 @@ def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=
 
     def batch(step, chosen):
         mine = chosen[rank * parsed.batch_size:(rank + 1) * parsed.batch_size]
-        return augmented(tf.gather(images_of_all, mine), tf.gather(labels_of_all, mine), parsed, step, rank)
+        in_turn = tf.gather(mirrored_first, mine) + tf.cast(step // steps_per_epoch, tf.int32)
+        return augmented(tf.gather(images_of_all, mine), tf.gather(labels_of_all, mine), parsed, step, rank,
+                         in_turn % 2 == 1 if parsed.flip == "alternating" else None)
 
     epochs = tf.data.Dataset.range(first_epoch, 2 ** 40)
     return epochs.flat_map(steps_of).skip(place).enumerate(first_step).map(batch).prefetch(4)
 
 
-def augmented(images, labels, parsed, step, rank=0):
+def augmented(images, labels, parsed, step, rank=0, mirrored=None):
     """A batch as a step sees it.
 
     Args:
       images, labels: uint8 [B, H, W, 3], float32 [B, classes].
       parsed: as for training_batches.
       step: int64.
+      mirrored: as for cutmix.crop_and_flip.
     Returns:
       uint8 [B, H, W, 3], float32 [B, classes].
     """
     of_crop, of_cutmix = cutmix.split(tf.random.experimental.stateless_fold_in(
         key_of(parsed.seed, AUGMENTATION, step), rank), 2)
     if parsed.crop_and_flip:
-        images = cutmix.crop_and_flip(images, of_crop)
+        images = cutmix.crop_and_flip(images, of_crop, mirrored, parsed.crop)
     if parsed.augment == "cutmix":
         images, labels, _ = cutmix.cutmix(images, labels, parsed.alpha, parsed.cutmix_probability, of_cutmix)
     return images, labels

@@ -22,11 +22,12 @@ class NormaliseAndRelu(keras.layers.Layer):
 
     Args:
       frozen: normalise by the moving statistics, and leave them as they are.
+      momentum: of the moving statistics.
     """
 
-    def __init__(self, frozen=False, **words):
+    def __init__(self, frozen=False, momentum=MOMENTUM, **words):
         super().__init__(**words)
-        self._frozen = frozen
+        self._frozen, self._momentum = frozen, momentum
 
     def build(self, input_shape):
         shape = input_shape[0] if isinstance(input_shape[0], (tuple, list, tf.TensorShape)) else input_shape
@@ -47,13 +48,13 @@ class NormaliseAndRelu(keras.layers.Layer):
             *(None if value is None else tf.convert_to_tensor(value) for value in given), epsilon=EPSILON,
             is_training=not self._frozen)
         for moving, batch in () if self._frozen else ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign_sub((moving - batch) * (1.0 - MOMENTUM))
+            moving.assign_sub((moving - batch) * (1.0 - self._momentum))
         return tf.nn.relu(y if shortcut is None else y + shortcut)
 
 
-def fused_normalise(x, name, shortcut=None, frozen=False):
+def fused_normalise(x, name, shortcut=None, frozen=False, momentum=MOMENTUM):
     """standard_normalise as one layer, in the type of the map that comes in."""
-    layer = NormaliseAndRelu(frozen, name=name, dtype="float32", autocast=False)
+    layer = NormaliseAndRelu(frozen, momentum, name=name, dtype="float32", autocast=False)
     return layer(x if shortcut is None else [x, shortcut])
 
 

@@ -4,7 +4,7 @@
 A checkpoint folder holds, beside common.checkpoint's state.json:
   model.h5             whole model, Keras' hdf5 format; both Keras generations read its weights
   model.weights.h5     weights alone, for network.load_weights
-  model.optimizer.npz  the optimizer's variables, in its order
+  model.optimizer.npz  the optimizer's variables, in its order; where model.h5 has averages, the weights after them
 An export has the first two and serves: uint8 images [N, H, W, 3] -> scores and probabilities [N, classes].
 """
 import io
@@ -26,21 +26,23 @@ _HDF5_OVERHEAD_BYTES = 1000000
 _ANOTHER = "give export/saved_model, export/model.h5 or a checkpoint of a run folder"
 
 
-def save(prefix, network, optimizer):
+def save(prefix, network, optimizer, beside=()):
     """Writes the files of a checkpoint.
 
     Args:
       prefix: path up to ".h5".
       network: keras.Model made of Keras' own layers.
       optimizer: keras.optimizers.Optimizer.
+      beside: variables to keep with its own: the weights that learn, where `network` has their averages.
     Raises:
       DataError: the disk is full.
       OSError: they cannot be written.
     """
-    state_bytes = 4 * sum(int(np.prod(variable.shape)) for variable in optimizer_variables(optimizer))
+    variables = optimizer_variables(optimizer) + list(beside)
+    state_bytes = 4 * sum(int(np.prod(variable.shape)) for variable in variables)
     try:
         _save_network(prefix, network, state_bytes)
-        np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in optimizer_variables(optimizer)])
+        np.savez(prefix + ".optimizer.npz", *[variable.numpy() for variable in variables])
     except DataError:
         raise
     except Exception as error:  # hdf5 raises OSError, RuntimeError and others
@@ -57,13 +59,13 @@ def _save_network(prefix, network, more_bytes=0):
     network.save_weights(prefix + ".weights.h5")
 
 
-def restore_optimizer(prefix, optimizer):
-    """Gives an optimizer, built for its network, the state of a checkpoint.
+def restore_optimizer(prefix, optimizer, beside=()):
+    """Gives an optimizer, built for its network, and what save() kept beside it, the state of a checkpoint.
 
     Raises:
       DataError: the file cannot be read, or is of another optimizer.
     """
-    path, variables = prefix + ".optimizer.npz", optimizer_variables(optimizer)
+    path, variables = prefix + ".optimizer.npz", optimizer_variables(optimizer) + list(beside)
     expected = [variable.numpy() for variable in variables]
     try:
         with zipfile.ZipFile(path) as packed:
@@ -106,7 +108,11 @@ def _name_of(variable):
 
 def copy_weights(source, target):
     """Gives one network the weights and statistics of another with the same names."""
-    values = network_variables(source)
+    copy_values(network_variables(source), target)
+
+
+def copy_values(values, target):
+    """Gives a network the values of {"layer/variable": variable}."""
     for name, variable in network_variables(target).items():
         variable.assign(values[name])
 

@@ -14,7 +14,7 @@ README, "Run folder".
 """
 import argparse
 import collections
-import math
+import functools
 import os
 import sys
 import time
@@ -25,7 +25,7 @@ import needs  # noqa: E402,F401
 
 # isort: split
 import model_files  # noqa: E402
-from common import checkpoint, cifar10, class_folders, confusion, flags, pictures, ranks, runlog  # noqa: E402
+from common import checkpoint, cifar10, class_folders, confusion, flags, pictures, ranks, recipe, runlog  # noqa: E402
 from common.run import Run  # noqa: E402
 
 PREVIEW_IMAGES = 32
@@ -45,20 +45,20 @@ def parse_args(argv=None):
     what.add_argument("--preview", type=flags.output_path, metavar="FILE.png",
                       help="write a picture of augmented images and end")
     parser.add_bool(what, "--eval_static", True, help="pad the last evaluation batch, so that all have one shape")
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not",
-                        type=lambda text: {"true": "cutmix", "false": "none"}.get(text.lower(), text))
-    recipe.add_argument("--no_augment", dest="augment", action="store_const", const="none", help=argparse.SUPPRESS)
-    recipe.add_argument("--alpha", type=flags.number(above=0), default=0.25, help="lambda ~ Beta(alpha, alpha)")
-    recipe.add_argument("--cutmix_probability", type=flags.number(at_least=0), default=1.0,
-                        help="share of the images that get a box")
-    parser.add_bool(recipe, "--crop_and_flip", False, help="random crop and mirror, before CutMix")
-    recipe.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd: Nesterov momentum 0.9")
-    recipe.add_argument("--learning_rate", type=flags.number(above=0), default=1e-3, help="rate after warm-up")
-    recipe.add_argument("--schedule", choices=("constant", "cosine"), default="constant", help="rate after warm-up")
-    recipe.add_argument("--warmup_steps", type=flags.integer(0), default=0, help="linear warm-up")
-    recipe.add_argument("--weight_decay", type=flags.number(at_least=0), default=2e-4,
-                        help="times the kernels, added to their gradients: twice the factor of an L2 penalty")
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--augment", choices=("cutmix", "none"), default="cutmix", help="mix images, or do not",
+                       type=lambda text: {"true": "cutmix", "false": "none"}.get(text.lower(), text))
+    group.add_argument("--no_augment", dest="augment", action="store_const", const="none", help=argparse.SUPPRESS)
+    group.add_argument("--alpha", type=flags.number(above=0), default=0.25, help="lambda ~ Beta(alpha, alpha)")
+    group.add_argument("--cutmix_probability", type=flags.number(at_least=0), default=1.0,
+                       help="share of the images that get a box")
+    parser.add_bool(group, "--crop_and_flip", False, help="random crop and mirror, before CutMix")
+    group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd: Nesterov momentum 0.9")
+    group.add_argument("--learning_rate", type=flags.number(above=0), default=1e-3, help="rate after warm-up")
+    group.add_argument("--warmup_steps", type=flags.integer(0), default=0, help="linear warm-up")
+    group.add_argument("--weight_decay", type=flags.number(at_least=0), default=2e-4,
+                       help="times the kernels, added to their gradients: twice the factor of an L2 penalty")
+    recipe.add_flags(parser, group, "constant", norm_momentum=0.9)
     flags.add_run_group(parser, epochs=15, batch_size=32, precision_mode="allow_mix_precision")
     flags.add_transfer_group(parser, PARTS)
     parser.set_defaults(mixlist_file=os.path.join(HERE, "configs", "ops_info.json"))
@@ -95,24 +95,14 @@ def load_data(parsed, seed=None):
       seed: of what is held out of class folders; None for the flags'.
     """
     path = find_data(parsed)
-    if path is None:
-        return cifar10.random_cifar10(2048, 500, parsed.seed)
-    return class_folders.load_images(path, parsed.seed if seed is None else seed)
+    data = cifar10.random_cifar10(2048, 500, parsed.seed) if path is None else class_folders.load_images(
+        path, parsed.seed if seed is None else seed)
+    return class_folders.judged_by_training_images(data, parsed.hold_out, parsed.seed)
 
 
 def learning_rate(step, total_steps, warmup_steps, parsed):
-    """The rate of a step, an int from 0.
-
-    It rises linearly over warmup_steps, at most half the run, then follows parsed.schedule: "constant", or "cosine"
-    (Loshchilov and Hutter 2017, eq. 5, one period, down to 0).
-    """
-    warmup_steps = min(warmup_steps, total_steps // 2)
-    if step < warmup_steps:
-        return parsed.learning_rate * (step + 1) / warmup_steps
-    if parsed.schedule == "constant":
-        return parsed.learning_rate
-    done_fraction = (step - warmup_steps) / (total_steps - warmup_steps)
-    return parsed.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done_fraction))
+    """The rate of a step, an int from 0: see recipe.learning_rate."""
+    return recipe.learning_rate(step, total_steps, warmup_steps, parsed.schedule, parsed.learning_rate)
 
 
 Training = collections.namedtuple("Training", "network optimizer step")
@@ -128,7 +118,8 @@ def build_training(runtime, parsed, classes=10):
     tf = runtime.tf
     import layers
     import resnet
-    network = resnet.resnet20(parsed.seed, layers.fused_normalise, layers.dtype_policy(runtime.compute_dtype), classes,
+    normalise = functools.partial(layers.fused_normalise, momentum=parsed.norm_momentum)
+    network = resnet.resnet20(parsed.seed, normalise, layers.dtype_policy(runtime.compute_dtype), classes,
                               parsed.freeze)
     variables = network.trainable_variables
     watched = [getattr(variable, "_value", variable) for variable in variables]  # Keras 3 wraps TensorFlow's
@@ -143,6 +134,8 @@ def build_training(runtime, parsed, classes=10):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             scores = network(images, training=True)
+            if parsed.label_smoothing:
+                labels = labels * (1.0 - parsed.label_smoothing) + parsed.label_smoothing / classes
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=scores))
             scaled_loss = runtime.scale_loss(loss, optimizer)
         gradients = runtime.mean_gradients(runtime.unscale(tape.gradient(scaled_loss, variables), optimizer))
@@ -175,6 +168,7 @@ def train(parsed):
         import evaluation
         import input_pipeline
         import resnet
+        from averages import Averages
 
         # Network
         network, optimizer, train_step = build_training(runtime, parsed, classes)
@@ -184,35 +178,55 @@ def train(parsed):
         if run.restored:
             checkpoint.check_classes(*run.restored, data.class_names, "--data_path")
             model_files.load_weights(network, run.restored[0] + ".h5")
-            model_files.restore_optimizer(run.restored[0], optimizer)
         elif start:
             transfer = load_weights(network, start, data.class_names)
-        variables = network.variables + model_files.optimizer_variables(optimizer)
+        averages = Averages(network, parsed.ema_decay) if parsed.ema_decay else None
+        weights = model_files.network_variables(network)
+        to_use = averages.variables if averages else weights  # what is evaluated, and in model.h5
+        beside = list(weights.values()) if averages else []
+        if run.restored:
+            model_files.restore_optimizer(run.restored[0], optimizer, beside)
+        variables = network.variables + model_files.optimizer_variables(optimizer) + (
+            list(averages.variables.values()) if averages else [])
         runtime.broadcast(variables)
 
         def save(prefix):
-            model_files.copy_weights(network, standard)
-            model_files.save(prefix, standard, optimizer)
+            model_files.copy_values(to_use, standard)
+            model_files.save(prefix, standard, optimizer, beside)
 
         def evaluate():
-            model_files.copy_weights(network, standard)
             images, labels = (part[run.rank::run.ranks] for part in (data.test_images, data.test_labels))
-            predicted = evaluation.predict(scores, images, parsed.eval_static)
-            return dict(images=len(data.test_labels),
-                        **runtime.mean(evaluation.metrics(predicted, labels), len(labels)))
+
+            def predict(values, images):
+                model_files.copy_values(values, standard)
+                return evaluation.predict(scores, images, parsed.eval_static)
+            predicted = predict(to_use, images)
+            fields = evaluation.metrics(predicted, labels)
+            if averages:
+                fields["top1_plain"] = evaluation.metrics(predict(weights, images), labels)["top1"]
+            if parsed.tta:
+                mirrored = predict(to_use, images[:, :, ::-1])
+                fields["top1_tta"] = evaluation.metrics(predicted + mirrored, labels)["top1"]
+            return dict(images=len(data.test_labels), **runtime.mean(fields, len(labels)))
+
+        def export():
+            model_files.copy_values(to_use, standard)
+            model_files.export(tf, os.path.join(parsed.output_path, "export"), standard,
+                               dict(state, step=run.total_steps), replace=True)
 
         # Loop
         state = {"network": resnet.NAME, "classes": list(data.class_names), "seed": parsed.seed}
-        run.begin(variables, save, evaluate, "top1", state=state, peak_rate=parsed.learning_rate,
-                  at_end=lambda: model_files.export(tf, os.path.join(parsed.output_path, "export"), standard, dict(
-                      state, step=run.total_steps), replace=True),
-                  model="CutMix", network=resnet.NAME, parameters=standard.count_params(), classes=classes, **transfer)
+        run.begin(variables, save, evaluate, "top1", state=state, peak_rate=parsed.learning_rate, at_end=export,
+                  model="CutMix", network=resnet.NAME, parameters=standard.count_params(), classes=classes, **transfer,
+                  **recipe.describe(parsed))
         batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, classes, parsed,
                                                        run.first_step, run.rank, run.ranks))
         for step in run.steps():
             images, labels = run.wait(batches)
             lr = learning_rate(step - 1, run.total_steps, parsed.warmup_steps, parsed)
             loss = train_step(images, labels, tf.constant(lr, tf.float32))
+            if averages:
+                averages.follow(step)
             run.ended(step, lr, loss=loss)
     return run.exit_code
 
@@ -223,7 +237,7 @@ def evaluate(parsed):
         confusion.check_can_draw()
     found, state = model_files.find_file(parsed.checkpoint_dir)
     step = state.get("step", 0)
-    data = load_data(parsed, state.get("seed"))  # what the run held out
+    data = load_data(parsed, state.get("seed"))  # what the run held out of class folders
     checkpoint.check_classes(found, state, data.class_names, "--data_path")
     from common.runtime import open_runtime
     runtime = open_runtime(parsed, keras=True)

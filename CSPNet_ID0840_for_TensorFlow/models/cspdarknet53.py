@@ -28,7 +28,8 @@ MEAN_RGB = (125.307, 122.950, 113.865)
 STD_RGB = (62.993, 62.089, 66.705)
 
 
-def logits(images, training, classes=CLASSES, frozen=0, compute_dtype=tf.float32, fuse=lambda function: function):
+def logits(images, training, classes=CLASSES, frozen=0, compute_dtype=tf.float32, fuse=lambda function: function,
+           norm_momentum=layers.BATCH_NORM_MOMENTUM):
     """Class scores of images.
 
     Args:
@@ -38,11 +39,12 @@ def logits(images, training, classes=CLASSES, frozen=0, compute_dtype=tf.float32
       frozen: how many of stem, stage 1, stage 2 ... normalise by their moving statistics in training, too.
       compute_dtype: tf.float32 or tf.bfloat16, for products and maps; variables stay float32.
       fuse: see layers.make_mish.
+      norm_momentum: of the moving statistics, see layers.moving_average_momentum.
     Returns:
       [B, classes] float32.
     """
     mish = layers.make_mish(fuse)
-    momentum = layers.moving_average_momentum(tf.train.get_or_create_global_step())
+    momentum = layers.moving_average_momentum(tf.train.get_or_create_global_step(), norm_momentum)
 
     def unit(x, name, channels, kernel_px, part, stride=1, gamma_initial=1.0):
         """Convolution, batch normalisation, mish."""

@@ -9,8 +9,8 @@ BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99  # the last stage normalises over 64 values a channel: shorter averages are too noisy
 
 
-def moving_average_momentum(step):
-    """Momentum of the moving statistics at a step: (1 + step) / (10 + step), at most BATCH_NORM_MOMENTUM.
+def moving_average_momentum(step, at_most=BATCH_NORM_MOMENTUM):
+    """Momentum of the moving statistics at a step: (1 + step) / (10 + step), at most `at_most`.
 
     A run of a hundred steps, too, then evaluates by statistics that have left their initial values.
 
@@ -20,7 +20,7 @@ def moving_average_momentum(step):
       float32 [].
     """
     done = tf.cast(step, tf.float32)
-    return tf.minimum((1.0 + done) / (10.0 + done), BATCH_NORM_MOMENTUM)
+    return tf.minimum((1.0 + done) / (10.0 + done), at_most)
 
 
 def make_mish(fuse):

@@ -172,8 +172,8 @@ class Local:
         if self.ranks == 1:
             return
         if self._share is None:
-            moving = [variable for variable in variables
-                      if variable.name.split("/")[-1].split(":")[0] in _STATISTICS]
+            moving = [variable for variable in variables  # averages of them are called moving_mean/...
+                      if set(variable.name.split(":")[0].split("/")[-2:]) & set(_STATISTICS)]
             self._share = self.execution.assignment(
                 moving, lambda: self.mean_tensors([execution.read(variable) for variable in moving])
             ) if moving else lambda: None

@@ -37,6 +37,8 @@ def test_the_documented_defaults():
     parsed = train.parse_args([])
     assert (parsed.epochs, parsed.batch_size, parsed.LEARNING_RATE, parsed.MOMENTUM, parsed.LAMBDA) == (
         50, 64, 1e-3, 0.9, 5e-4)
+    assert (parsed.schedule, parsed.label_smoothing, parsed.flip, parsed.crop, parsed.ema_decay, parsed.norm_momentum,
+            parsed.bias_rate, parsed.tta, parsed.hold_out) == ('cosine', 0, 'random', 'zeros', 0, 0.99, 1, False, 0)
     assert parsed.output_path == os.path.join(FOLDER, 'test', 'output', os.environ.get('ASCEND_DEVICE_ID', '0'))
     assert parsed.precision_mode == 'allow_mix_precision' and parsed.resume == 'auto'
 
@@ -51,6 +53,9 @@ def test_the_rate_rises_then_falls():
     assert cosine[10:] == sorted(cosine[10:], reverse=True)
     assert rates('constant')[10:] == [0.5] * 90
     assert rates('cosine', 1, 500) == [0.5]  # a run shorter than its warm-up still trains
+    assert rates('linear')[55] == pytest.approx(0.25) and rates('linear')[10] == 0.5
+    cycle = rates('one-cycle')
+    assert cycle[29] == 0.5 == max(cycle) and cycle[14] == pytest.approx(0.25) == cycle[65]
 
 
 def test_every_documented_flag_is_accepted():
@@ -151,6 +156,97 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(few_ci
     assert 'Traceback' not in said
     newest = message.split('last whole checkpoint is ')[1].split(';')[0]
     assert os.path.exists(newest + '.index')
+
+
+RECIPE = ['--label_smoothing=0.1', '--flip=alternating', '--crop=reflect', '--ema_decay=0.9', '--norm_momentum=0.8',
+          '--bias_rate=4', '--cutout=8', '--schedule=one-cycle', '--tta', '--train_steps=12']
+
+
+@pytest.mark.smoke
+def test_averages_are_judged_and_used_and_come_back_after_a_stop(few_cifar10, tmp_path, here, monkeypatch):
+    words = ['--data_path=%s' % few_cifar10] + TINY + RECIPE
+    code, said = here(train, '--output_path=%s' % (tmp_path / 'whole'), *words)
+    done = event(said, 'done')
+    assert code == 0 and {'top1', 'top1_plain', 'top1_tta'} <= set(done) & set(event(said, 'eval')), said
+    assert event(said, 'run')['flip'] == 'alternating' and event(said, 'run')['bias_rate'] == '4'
+
+    def rate_and_request(step, *words):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(step, *words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        assert here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)[0] == 143
+    code, said = here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '7', said
+    assert event(said, 'done')['checksum'] == done['checksum']
+    stored = programs.weights(tmp_path / 'stopped' / 'ckpt' / 'step-00000012' / 'model')
+    averaged = [name for name in stored if name.endswith('ExponentialMovingAverage')]
+    assert len([name for name in averaged if 'moving_variance/' in name]) == len(
+        [name for name in stored if name.endswith('moving_variance')]) > 10
+    assert all((stored[name] != stored[os.path.dirname(name)]).any() for name in averaged if '/weights/' in name)
+    _, evaluated = here(evaluation, '--data_path=%s' % few_cifar10, '--checkpoint=%s' % (tmp_path / 'stopped'))
+    assert [event(evaluated, 'eval')[key] for key in ('loss', 'top1')] == [event(said, 'eval')[key]
+                                                                          for key in ('loss', 'top1')]
+
+
+@pytest.mark.smoke
+def test_averages_move_every_fifth_step_and_begin_at_the_weights():
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default(), tf.Session() as session:
+        step = tf.train.get_or_create_global_step()
+        weights = tf.get_variable('weights', [], initializer=tf.constant_initializer(2.0), use_resource=True)
+        average, follow, reset = train.average_weights(tf, 0.9)
+        session.run(tf.global_variables_initializer())
+        session.run([weights.assign(8.0), step.assign(5)])
+        session.run(follow)  # the second, so by 2 / 11 of what was
+        assert session.run(average(weights)) == pytest.approx(8 - 6 * 2 / 11)
+        session.run(step.assign(5000))
+        session.run(follow)
+        assert session.run(average(weights)) == pytest.approx(8 - 6 * 2 / 11 * 0.9 ** 5)
+        session.run(reset)
+        assert session.run(average(weights)) == 8
+
+
+@pytest.mark.smoke
+def test_smoothed_labels_by_hand():
+    import tensorflow.compat.v1 as tf
+    scores = np.array([[2.0, 0, 0, 1], [0, 0, 3, 0]], np.float32)
+    log_shares = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    expected = -np.mean([0.8 * shares[label] + 0.2 * shares.mean() for shares, label in zip(log_shares, (3, 2))])
+    with tf.Graph().as_default(), tf.Session() as session:
+        loss = train.cross_entropy(tf, tf.constant([3, 2]), tf.constant(scores), 0.2)
+        assert session.run(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_rate_of_shifts_is_theirs_alone(few_cifar10, tmp_path, here):
+    stored = []
+    for factor in '1', '4':
+        code, said = here(train, '--data_path=%s' % few_cifar10, '--output_path=%s' % (tmp_path / factor), *(
+            TINY + ['--train_steps=1', '--bias_rate=' + factor, '--precision_mode=force_fp32']))
+        assert code == 0, said
+        stored.append(programs.weights(tmp_path / factor / 'ckpt' / 'step-00000001' / 'model'))
+    for name, value in stored[0].items():
+        if name.endswith('/beta'):
+            np.testing.assert_allclose(stored[1][name], 4 * value, rtol=1e-5, atol=1e-9)
+        elif 'beta' not in name:
+            assert np.array_equal(stored[1][name], value), name
+    assert any(np.abs(value).max() > 0 for name, value in stored[0].items() if name.endswith('/beta'))
+
+
+def test_a_share_of_the_training_images_can_be_what_is_judged_by(few_cifar10, capsys):
+    def loaded(*words):
+        return train.load_data(train.parse_args(['--data_path=%s' % few_cifar10] + list(words)))
+    every, part, again, other = loaded(), loaded('--hold_out=0.25'), loaded('--hold_out=0.25'), loaded(
+        '--hold_out=0.25', '--seed=1')
+    assert 'of the 40 training images' in capsys.readouterr().out
+    assert np.bincount(part.test_labels).tolist() == [max(1, round(count / 4)) for count in np.bincount(
+        every.train_labels)]
+    together = np.concatenate([part.train_images, part.test_images])
+    assert {image.tobytes() for image in together} == {image.tobytes() for image in every.train_images}
+    assert len(together) == 40 and (part.test_images == again.test_images).all()
+    assert (part.test_images != other.test_images).any()
 
 
 def failure(capsys, *words):

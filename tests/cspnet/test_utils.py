@@ -50,6 +50,39 @@ def test_crops_and_mirrors_are_those_of_the_image():
     assert len(views) > 100  # of 162: places and mirrors vary
 
 
+def test_crops_may_see_the_image_reflected():
+    image = np.arange(1, 6 * 9 * 3 + 1).reshape(1, 6, 9, 3).astype(np.uint8)
+    padded = np.pad(image[0], [(4, 4), (4, 4), (0, 0)], mode='reflect')
+    legal = {padded[top:top + 6, left:left + 9].tobytes() for top in range(9) for left in range(9)}
+    made = utils.crop_and_flip(np.repeat(image, 200, 0), np.random.RandomState(0), np.zeros(200, bool), 'reflect')
+    assert {view.tobytes() for view in made} <= legal and made.min() > 0
+
+
+def test_what_one_epoch_mirrors_the_next_does_not(monkeypatch):
+    monkeypatch.setattr(utils, 'PAD_PX', 0)
+    images = np.zeros((64, 2, 2, 3), np.uint8)
+    images[:, :, 0] = 1
+    mirrored = []
+    for epoch in range(3):
+        sides = {}
+        for step in range(4 * epoch, 4 * epoch + 4):
+            batch, labels = utils.training_batch(images, np.arange(64), step, 16, 7, True, flip='alternating')
+            sides.update(zip(labels, batch[:, 0, 1, 0]))
+        mirrored.append(np.array([sides[label] for label in range(64)]))
+    assert 20 < mirrored[0].sum() < 44 and (mirrored[1] == 1 - mirrored[0]).all() and (mirrored[2] == mirrored[0]).all()
+    assert (utils.mirrored_in_turns(64, 0, 8) != utils.mirrored_in_turns(64, 0, 7)).any()
+
+
+def test_cutout_is_a_square_anywhere():
+    images = utils.cut_out(np.zeros((2000, 32, 32, 3), np.uint8), 16, np.random.RandomState(0))
+    grey = (images == utils.GREY_RGB).all(3)
+    assert set(np.unique(images)) == {0, *utils.GREY_RGB}
+    sides = np.stack([grey.any(2).sum(1), grey.any(1).sum(1)])
+    assert (grey.sum((1, 2)) == sides.prod(0)).all() and sides.max() == 16 and sides.min() == 8
+    assert grey.mean((1, 2)).mean() == pytest.approx((14 / 32) ** 2, rel=0.03)  # a side keeps 8 to 16, 14 on average
+    assert (grey.mean(0) > 0.04).all()  # in a corner a sixteenth
+
+
 def test_metrics_by_hand():
     scores = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], np.float32))
     result = utils.metrics(scores, np.array([0, 1]))

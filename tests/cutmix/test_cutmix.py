@@ -115,3 +115,11 @@ def test_crop_and_flip_is_a_window_of_the_padded_image():
     assert {windows[crop.tobytes()] for crop in made} == set(windows.values())  # all 81, and nothing else
     mirrored = np.array([(np.diff(crop.astype(int), axis=1).sum() < 0) for crop in made[:, :, pad_px:-pad_px]])
     assert 0.45 < mirrored.mean() < 0.55
+
+
+def test_a_crop_may_see_the_image_reflected():
+    image = np.arange(1, 10 * 14 + 1).reshape(1, 10, 14, 1).astype(np.uint8)
+    padded = np.pad(image[0, ..., 0], cutmix.PAD_PX, mode='reflect')
+    windows = {padded[top:top + 10, left:left + 14].tobytes() for top in range(9) for left in range(9)}
+    made = cutmix.crop_and_flip(tf.constant(np.repeat(image, 300, 0)), key(0, 0), tf.zeros([300], tf.bool), 'reflect')
+    assert {crop.tobytes() for crop in made.numpy()[..., 0]} <= windows and made.numpy().min() > 0

@@ -20,7 +20,8 @@ LABELS = np.arange(COUNT) % 10
 
 
 def flags(**changes):
-    values = dict(batch_size=8, seed=0, augment='none', alpha=1.0, cutmix_probability=1.0, crop_and_flip=False)
+    values = dict(batch_size=8, seed=0, augment='none', alpha=1.0, cutmix_probability=1.0, crop_and_flip=False,
+                  flip='random', crop='zeros')
     values.update(changes)
     return argparse.Namespace(**values)
 
@@ -66,6 +67,20 @@ def test_seed_step_and_rank_change_the_augmentation():
         assert len({augmented(**kind), *others}) == 5
     assert augmented() == images.numpy().tobytes()
     assert not np.array_equal(numbers(batches(0, 6)), numbers(batches(0, 6, seed=1)))
+
+
+def test_what_one_epoch_mirrors_the_next_does_not(monkeypatch):
+    monkeypatch.setattr(input_pipeline.cutmix, 'PAD_PX', 0)
+    images = np.array(IMAGES)
+    images[:, :, 16:] += 100
+    dataset = input_pipeline.training_batches(images, LABELS, 10, flags(crop_and_flip=True, flip='alternating'), 0)
+    epochs = [{}, {}, {}]
+    for step, (made, _) in enumerate(dataset.take(18)):
+        for image in made.numpy():
+            epochs[step // 6][image[0, :, 0].min()] = image[0, 0, 0] > image[0, -1, 0]
+    assert 10 < sum(epochs[0].values()) < 40 and [len(sides) for sides in epochs] == [48] * 3
+    for number, mirrored in epochs[0].items():
+        assert epochs[1].get(number, not mirrored) != mirrored == epochs[2].get(number, mirrored)
 
 
 def test_ranks_share_an_epoch_without_overlap():

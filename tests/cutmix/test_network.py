@@ -92,6 +92,32 @@ def test_every_trainable_has_a_gradient_and_statistics_move_in_training_only(run
 
 
 @smoke
+def test_averages_move_every_fifth_step(runtime):
+    from averages import Averages
+    network = training_of(runtime, '--optimizer=sgd').network
+    averages = Averages(network, 0.9)
+    average, variable = averages.variables['scores/bias'], model_files.network_variables(network)['scores/bias']
+    assert sorted(averages.variables) == sorted(model_files.network_variables(network))
+    expected = variable.numpy() + 8.0
+    variable.assign(expected)
+    for step in range(1, 11):
+        averages.follow(step)
+        if step == 5:
+            np.testing.assert_allclose(average.numpy(), expected - 8 * 2 / 11, rtol=1e-6)
+    np.testing.assert_allclose(average.numpy(), expected - 8 * (2 / 11) * (3 / 12), rtol=1e-6)
+    averages.follow(5000)
+    np.testing.assert_allclose(average.numpy(), expected - 8 * (2 / 11) * (3 / 12) * 0.9 ** 5, rtol=1e-6)
+
+
+@smoke
+def test_smoothed_labels(runtime):
+    images, labels = tf.constant(images_of(8)), tf.one_hot(np.arange(8), 10)
+    by_flag = training_of(runtime, '--label_smoothing=0.2').step(images, labels, tf.constant(0.1))
+    by_hand = training_of(runtime).step(images, labels * 0.8 + 0.02, tf.constant(0.1))
+    assert float(by_flag) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@smoke
 def test_weight_decay_pulls_kernels_alone(runtime):
     images, labels, rate = tf.constant(images_of(8)), tf.one_hot(np.arange(8), 10), tf.constant(0.5)
     moved = []

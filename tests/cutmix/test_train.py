@@ -181,6 +181,40 @@ def test_four_steps_are_two_a_kill_one_a_sigterm_and_one(run, few_cifar10, tmp_p
     assert not different, different[:5]
 
 
+@pytest.mark.smoke
+def test_averages_are_judged_and_used_and_come_back_after_a_stop(few_cifar10, tmp_path, here, monkeypatch):
+    words = ['--data_path=%s' % few_cifar10, '--train_steps=12', '--ema_decay=0.9', '--norm_momentum=0.8',
+             '--label_smoothing=0.1', '--flip=alternating', '--crop=reflect', '--tta'] + TINY
+    code, said = here(train, '--output_path=%s' % (tmp_path / 'whole'), *words)
+    done = event(said, 'done')
+    assert code == 0 and {'top1', 'top1_plain', 'top1_tta'} <= set(done) & set(event(said, 'eval')), said
+    assert event(said, 'run')['flip'] == 'alternating'
+
+    def rate_and_request(step, *words):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(step, *words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        assert here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)[0] == 143
+    code, said = here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)
+    assert code == 0 and event(said, 'run')['first_step'] == '7', said
+    assert event(said, 'done')['checksum'] == done['checksum']
+    import h5py
+    with h5py.File(str(tmp_path / 'stopped' / 'export' / 'model.weights.h5'), 'r') as exported, h5py.File(
+            str(tmp_path / 'whole' / 'ckpt' / 'step-00000012' / 'model.weights.h5'), 'r') as saved:
+        exported.visititems(lambda name, item: isinstance(item, h5py.Dataset) and np.testing.assert_array_equal(
+            item[()], saved[name][()]))
+    evaluated = evaluation_of(here, few_cifar10, '--checkpoint_dir=%s' % (tmp_path / 'stopped'))
+    assert [evaluated[key] for key in ('loss', 'top1')] == [event(said, 'eval')[key] for key in ('loss', 'top1')]
+
+
+def test_a_share_of_the_training_images_can_be_what_is_judged_by(few_cifar10):
+    data = train.load_data(train.parse_args(['--data_path=%s' % few_cifar10, '--hold_out=0.25']))
+    assert len(data.train_labels) + len(data.test_labels) == 40 and 8 <= len(data.test_labels) <= 12
+
+
 def test_sigterm_of_a_process_saves(tmp_path):
     process = programs.start([sys.executable, '-u', 'train.py', '--synthetic', '--output_path=%s' % (tmp_path / 'run'),
                               '--train_steps=100000'] + TINY, cwd=FOLDER)

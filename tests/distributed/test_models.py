@@ -16,8 +16,8 @@ CUTMIX, SHUFFLENET = 'cutmix_ID2502_for_TensorFlow2.X', 'ShufflenetV2_ID0371_For
 
 # Data of its own, the flags that make a short run, and the folder's evaluation of that run.
 SCRIPTS = {
-    CSPNET: (['--batch_size=8', '--VAL_EPOCH=0'], ['test.py', '--checkpoint=RUN']),
-    CUTMIX: (['--batch_size=8'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
+    CSPNET: (['--batch_size=8', '--VAL_EPOCH=0', '--ema_decay=0.9'], ['test.py', '--checkpoint=RUN']),
+    CUTMIX: (['--batch_size=8', '--ema_decay=0.9'], ['train.py', '--mode=evaluate', '--checkpoint_dir=RUN']),
     SHUFFLENET: (['--batch_size=4', '--num_classes=10', '--prepare'],
                  ['eval.py', '--checkpoint_dir=RUN', '--num_classes=10', '--prepare']),
     SSD: (['--batch_size=1', '--preset=tiny'], ['infer.py', '--checkpoint=RUN', '--output_path=RUN/infer']),
@@ -40,11 +40,11 @@ def drawn(tmp_path_factory):
 def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, drawn, new_run, tmp_path):
     run, (words, evaluation) = new_run(), SCRIPTS[folder]
     data, renames = '--data_path=%s' % drawn[folder], tmp_path / 'renames'
-    said = run.finish(2, data, '--train_steps=3', *words, RANK_SIZE='2', cwd=os.path.join(ROOT, folder),
+    said = run.finish(2, data, '--train_steps=5', *words, RANK_SIZE='2', cwd=os.path.join(ROOT, folder),
                       command=['bash', os.path.join('test', 'train_full_8p.sh')], RENAMES=str(renames))
     assert len(set(run.checksums(2))) == 1 and 'Final Performance' in said and '_2p_acc' in ' '.join(
         os.listdir(str(run.folder)))
-    assert renames.read_text().split('\n') == ['0 step-00000003', '']  # rank 0 alone saves
+    assert renames.read_text().split('\n') == ['0 step-00000005', '']  # rank 0 alone saves
     together = run.events('eval')[-1]
     code, alone = programs.finish(
         [sys.executable] + [word.replace('RUN', str(run.folder)) for word in evaluation] + [data, '--device=cpu'],
