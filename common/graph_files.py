@@ -134,11 +134,17 @@ def _listed(stored):
 
 
 def transfer_fields(where, loaded):
-    """Fields of the [run] line that say what came from --init_from."""
+    """Fields of the [run] line that say what came from --init_from; of a layer that begins anew its name will do."""
     fields = {"init_from": where, "weights_loaded": len(loaded.names), "weights_anew": len(loaded.anew)}
-    for key, names in (("anew", loaded.anew), ("unused", loaded.unused)):
+    in_part = {_layer(name) for name in loaded.names}
+    anew = dict.fromkeys(name if _layer(name) in in_part else _layer(name) for name in loaded.anew)
+    for key, names in (("anew", anew), ("unused", loaded.unused)):
         fields.update({key: " ".join(names)} if names else {})
     return fields
+
+
+def _layer(name):
+    return name.split("/")[0]
 
 
 def save(tf, saver, session, prefix):
