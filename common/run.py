@@ -191,7 +191,9 @@ class Run:
         line_due, evaluation_due, save_due = (  # whether one of this round's steps is such a multiple, or the last
             step == self.total_steps or step % every < self._per_run
             for every in (parsed.log_every, self.steps_per_epoch * epochs, parsed.save_every))
-        line_due = line_due or step == self.first_step + self._per_run
+        if step == self.first_step + self._per_run:
+            line_due = True
+            self._bar.unpause()  # what the first step took is no measure for the others
         evaluation_due = evaluation_due and self._evaluate is not None
         looks = line_due or evaluation_due or save_due or self._per_run > 1 or step % self._look_every == 0
         if looks:
@@ -228,7 +230,7 @@ class Run:
             loss = sum(map(float, losses.values()))
             self._shown_loss = loss if self._shown_loss is None else 0.9 * self._shown_loss + 0.1 * loss
             speed = self._throughput.images_per_sec()
-            parts = ["loss %.4g" % self._shown_loss]
+            parts = ["loss %#.4g" % self._shown_loss]
             if speed:
                 parts.append("%.*f images/s" % (speed < 100, speed))
             if self._result:
