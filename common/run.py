@@ -11,6 +11,7 @@
             run.ended(step, lr, loss=loss)                    # [train] line, evaluation, checkpoint, stop
     return run.exit_code
 """
+import gc
 import json
 import math
 import os
@@ -116,6 +117,7 @@ class Run:
         from common.runtime import open_runtime
         with progress.Phase("starting TensorFlow"):
             self._runtime = open_runtime(self._parsed, **words)
+        gc.disable()  # until begin(): to look through a graph while it is made costs time and frees nothing
         self._phase = progress.Phase("building the network")
         self.first_step = self._runtime.broadcast_int(self.restored[1].get("step", 0) if self.restored else 0)
         return self._runtime
@@ -138,6 +140,7 @@ class Run:
           log_name: as for runlog.RunLog.
           at_end: function() that rank 0 calls before the [done] line.
         """
+        gc.enable()
         parsed, runtime = self._parsed, self._runtime
         self._phase.close()
         self._variables, self._save_files, self._evaluate, self._judged_by = variables, save, evaluate, judged_by
@@ -292,6 +295,7 @@ class Run:
         return self
 
     def __exit__(self, _kind, error, _traceback):
+        gc.enable()
         for line in (self._phase, self._bar):
             if line is not None:
                 line.close()

@@ -3,6 +3,7 @@
 
 Nothing is imported at the top that needs a device.
 """
+import gc
 import os
 from typing import Any
 
@@ -33,7 +34,11 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
     check_installed("tensorflow")
     rank, count = ranks.read()
     warnings = _keep_adapter_log(parsed.device)
-    tf = _import_tensorflow2() if keras else _import_tensorflow()
+    gc.disable()  # which would look again and again through what stays
+    try:
+        tf = _import_tensorflow2() if keras else _import_tensorflow()
+    finally:
+        gc.enable()
     device, reason = _choose_device(tf, parsed.device)
     words = dict(rank=rank, ranks=count, large_kernels=large_kernels)
     backend: Any = npu.NpuEager if keras else npu.Npu
