@@ -7,9 +7,13 @@ A record is one figure of one round, a dict that is printed as one line of JSON:
     ours, other                    images/s; other is absent where there is nothing to compare with
     other_name                     what the other is, e.g. the peer's mode
     multiply_adds                  of one image's forward pass, where the record is of a training step
+    peak_gflops                    {precision: GFLOP/s of a large product, right before and right after it}
+    cpu, commit                    kind of processor, and of which source; collect.py adds them
     data_wait                      share of the time on data that went by waiting for batches
     peak_rss_mb                    largest memory of our process, in MiB
     failure                        a sentence, instead of the figure that is missing
+
+What is no comparison but waited for, or done at a speed of its own: wait, value and unit, instead of the first five.
 """
 import argparse
 import collections
@@ -27,8 +31,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Steps before the clock starts; blocks, each of so many steps on one batch in memory and as many on data.
 Plan = collections.namedtuple("Plan", "warmup_steps blocks block_steps")
 QUICK_PLAN = Plan(1, 1, 2)
-COLUMNS = ("comparison", "batch", "precision", "ours, images/s", "other, images/s", "ratio", "spread",
-           "ours, share of peak", "other, share of peak", "memory, MiB")
+COLUMNS = ("comparison", "CPU", "batch", "precision", "ours, images/s", "other, images/s", "ratio", "spread",
+           "ours, share of peak", "other, share of peak", "peak, GFLOP/s", "memory, MiB", "commit")
+WAIT_COLUMNS = ("waited for", "CPU", "median", "spread", "unit", "commit")
 DEFAULT = "default"  # of --measure: the precision that the model's scripts choose; its other values name one
 _PREFETCHED_BATCHES = 5  # at most so many wait before a block on data begins: they must not count
 
@@ -202,10 +207,14 @@ def compare_steps(arguments, script, model, data, more=None):
                 fields["failure"] = failure
             return record(what, figures, **fields)
 
+        eager = {mode: rate for mode, rate in modes.items() if "compiled" not in mode}
         yield step_record("step, both in float32", float32,
-                          {mode: rate for mode, rate in modes.items() if "bf16" not in mode})
+                          {mode: rate for mode, rate in eager.items() if "bf16" not in mode})
         if lowered or modes:
-            yield step_record("step, both in their best mode", default, modes)
+            yield step_record("step, both in their best mode", default, eager)
+        if len(modes) > len(eager):
+            yield step_record("step, against the best compiled mode", default,
+                              {mode: rate for mode, rate in modes.items() if mode not in eager})
         if lowered:
             yield record("step, %s against float32" % default["compute_dtype"], default, other=float32["step"],
                          other_name="ours in float32")
@@ -229,28 +238,51 @@ def run_rounds(rounds, one_round, quick=False):
     except Failed as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n" + table(records, {}, quick))
+    print("\n" + tables(records, quick))
     return int(any("failure" in record for record in records))
 
 
-def table(records, peak_gflops, quick=False):
-    """Markdown table with a row per comparison, medians over its records.
+def tables(records, quick=False):
+    """Markdown: a table of comparisons and one of what is waited for, medians, with the kinds of CPU side by side.
 
     Args:
       records: list of dict, see above.
-      peak_gflops: {precision: GFLOP/s} that the shares are of; a step of another precision has no share.
       quick: the figures are marked as such.
     """
-    lines = ["| %s |" % " | ".join(COLUMNS), "| %s |" % " | ".join("---" for _ in COLUMNS)]
-    by_comparison = collections.OrderedDict()
+    return "\n\n".join(_table(key, columns, cells, records, " (quick)" * quick) for key, columns, cells in (
+        ("comparison", COLUMNS, _cells), ("wait", WAIT_COLUMNS, _wait_cells)) if any(key in row for row in records))
+
+
+def _table(key, columns, cells, records, mark):
+    grouped = collections.OrderedDict()
     for record in records:
-        by_comparison.setdefault((record["comparison"], record.get("precision", "")), []).append(record)
-    for (comparison, precision), rows in by_comparison.items():
-        lines.append("| %s |" % " | ".join([comparison + " (quick)" * quick] + _cells(rows, precision, peak_gflops)))
-    return "\n".join(lines)
+        if key in record:
+            rows = grouped.setdefault(record[key], collections.OrderedDict())
+            rows.setdefault((record.get("cpu", "-"), record.get("precision")), []).append(record)
+    lines = [columns, ["---"] * len(columns)]
+    for name, rows in grouped.items():
+        lines += [[name + mark, cpu] + cells(of_one) + [", ".join(_each(of_one, "commit")) or "-"]
+                  for (cpu, _), of_one in rows.items()]
+    return "\n".join("| %s |" % " | ".join(line) for line in lines)
 
 
-def _cells(rows, precision, peak_gflops):
+def _each(rows, key):
+    """The different values of a field, in their order."""
+    return list(collections.OrderedDict.fromkeys(row[key] for row in rows if key in row))
+
+
+def _spread(values):
+    return "%.3g to %.3g (%d)" % (min(values), max(values), len(values)) if values else "-"
+
+
+def _wait_cells(rows):
+    values = [row["value"] for row in rows if "value" in row]
+    failures = ["failed: " + row["failure"].replace("|", "/") for row in rows if "failure" in row]
+    return ["%.3g" % statistics.median(values) if values else "-", " ".join([_spread(values)] + failures[:1]),
+            rows[-1].get("unit", "-")]
+
+
+def _cells(rows):
     def median(values):
         values = [value for value in values if value is not None]
         return statistics.median(values) if values else None
@@ -258,20 +290,25 @@ def _cells(rows, precision, peak_gflops):
     def shown(value, form):
         return "-" if value is None else form % value
 
-    def share(rate, of):
-        """Of the peak in a precision that images/s reach."""
-        work, peak = rows[-1].get("multiply_adds"), peak_gflops.get(of)
-        return None if not (rate and work and peak) else rate * work * FLOPS_PER_MULTIPLY_ADD / (peak * 1e9)
+    def share(row, rate, of):
+        """Of the peak in a precision that images/s reach; the peak is the mean of before and after."""
+        work, peaks = row.get("multiply_adds"), row.get("peak_gflops", {}).get(of)
+        if not (rate and work and peaks):
+            return None
+        return rate * work * FLOPS_PER_MULTIPLY_ADD / (statistics.mean(peaks) * 1e9)
 
+    precision = rows[-1].get("precision", "")
     ours, other = median([row.get("ours") for row in rows]), median([row.get("other") for row in rows])
     ratios = [row["ours"] / row["other"] for row in rows if row.get("ours") and row.get("other")]
     failures = [row["failure"].replace("|", "/") for row in rows if "failure" in row]
-    names = list(collections.OrderedDict.fromkeys(row["other_name"] for row in rows if "other_name" in row))
-    other_share = median([share(row["other"], "bfloat16" if "bf16" in row["other_name"] else "float32")
-                          for row in rows if row.get("other")])
+    names, peaks = _each(rows, "other_name"), [
+        peak for row in rows for peak in row.get("peak_gflops", {}).get(precision, ()) if "multiply_adds" in row]
     other_text = shown(other, "%.1f") + (" (%s)" % ", ".join(names) if names else "")
     return [shown(median([row.get("batch") for row in rows]), "%d"), precision or "-", shown(ours, "%.1f"),
             " ".join(([other_text] if other or not failures else []) + ["failed: " + text for text in failures[:1]]),
-            shown(median(ratios), "%.2f"), "%.2f to %.2f" % (min(ratios), max(ratios)) if ratios else "-",
-            shown(share(ours, precision), "%.3g"), shown(other_share, "%.3g"),
+            shown(median(ratios), "%.2f"), _spread(ratios),
+            shown(median([share(row, row.get("ours"), precision) for row in rows]), "%.3g"),
+            shown(median([share(row, row.get("other"), "bfloat16" if "bf16" in row.get("other_name", "") else "float32")
+                          for row in rows]), "%.3g"),
+            "%.0f to %.0f" % (min(peaks), max(peaks)) if peaks else "-",
             shown(median([row.get("peak_rss_mb") for row in rows]), "%.0f")]
