@@ -49,7 +49,7 @@ class Shards:
     def __init__(self, folder, num_classes, max_bad_records=0):
         self.folder, self.num_classes, self.max_bad_records = folder, num_classes, max_bad_records
         self.bad, self.error = {}, None
-        self._unsaid, self._files, self._checked = [], collections.OrderedDict(), set()
+        self._unsaid, self._files = [], collections.OrderedDict()
         manifest = read_manifest(folder)
         self.classes = manifest["classes"] if manifest else None
         if manifest:
@@ -62,6 +62,8 @@ class Shards:
             if not self._paths:
                 raise DataError(folder, "*.tfrecords", "none", "make them with create_tfrecords.py")
             self._scan()
+        self._checked = bytearray(len(self))  # 1 for a record whose checksum this process has verified
+        if not manifest:
             self._check_features()
 
     def _check_manifest(self, manifest):
@@ -170,11 +172,11 @@ class Shards:
     def _payload(self, record):
         shard, offset, length = self._shard[record], int(self._offset[record]), int(self._length[record])
         data = os.pread(self._open(shard), length + records.FOOTER_BYTES, offset)
-        if record not in self._checked:
+        if not self._checked[record]:
             stored = int.from_bytes(data[length:], "little")
             if len(data) != length + records.FOOTER_BYTES or stored != records.masked_crc32c(data[:length]):
                 raise ValueError("a wrong checksum")
-            self._checked.add(record)
+            self._checked[record] = 1
         return data[:length]
 
     def _open(self, shard):
