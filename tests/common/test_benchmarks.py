@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import programs
 import pytest
 from conftest import ROOT
 
@@ -243,6 +244,48 @@ def test_a_real_run_of_few_steps(tmp_path):
     work_m = float(row['other, share of peak']) * peak * 1e3 / 6 / 100
     assert 40 < work_m < 42
     assert "CutMix's ResNet-20, training against the published way (quick)" in rows
+
+
+def test_the_gpu_script_compares_each_run_once_and_tells_what_failed(monkeypatch, capsys):
+    import gpu
+    ran = []
+
+    def train(name, device, precision, ranks, steps):
+        ran.append((name, precision, ranks))
+        if name == 'SSD' and ranks == 2:
+            raise in_turns.Failed("the ranks' variables differ")
+        return {'images_per_sec': 100.0 * ranks * (3 if precision == gpu.MIXED else 1), 'peak_rss_mb': 1}
+    monkeypatch.setattr(gpu, 'train', train)
+    monkeypatch.setattr(gpu, 'devices', lambda wanted: (['H100', 'H100'], '2.21.0'))
+    assert gpu.main(['--models=CSPNet,SSD']) == 1
+    said = capsys.readouterr().out
+    assert len(ran) == len(set(ran)) == 6 and 'TensorFlow 2.21.0 on H100, H100' in said
+    rows = {cells[0]: cells for cells in (line.strip('| ').split(' | ') for line in said.splitlines())}
+    assert rows['CSPNet, mixed precision against float32'][6] == '3.00'
+    assert rows['CSPNet, two ranks against one'][6] == '2.00'
+    assert "failed: the ranks' variables differ" in rows['SSD, two ranks against one'][5]
+    monkeypatch.setattr(gpu, 'devices', lambda wanted: (['H100'], '2.21.0'))
+    assert gpu.main(['--models=SSD']) == 0 and 'two ranks' not in capsys.readouterr().out
+
+
+def test_the_gpu_script_refuses_a_machine_without_one_and_trains_on_a_cpu(capsys, monkeypatch):
+    tf = pytest.importorskip('tensorflow', minversion='2.9')
+    if tf.config.list_physical_devices('GPU'):
+        pytest.skip('there is a GPU')
+    import gpu
+    assert gpu.main([]) == 1
+    assert capsys.readouterr().err.startswith('--device=gpu: expected a GPU')
+    monkeypatch.setenv('PYTHONPATH', programs.IN_PROGRAMS)
+    assert gpu.train('CutMix', 'cpu', gpu.FLOAT32, 2, 7)['images_per_sec'] > 0
+    with pytest.raises(in_turns.Failed, match='--precision_mode'):
+        gpu.train('CSPNet', 'cpu', 'none', 1, 7)
+
+
+def test_ranks_that_idle_are_started_stopped_and_lost():
+    import scale
+    names = [record['wait'] for record in scale.measure_ranks(quick=True)]
+    assert names == ['4 idle ranks, command to all of them running', '4 idle ranks, asked to stop to the end of all',
+                     '4 idle ranks, a rank killed to the end of all']
 
 
 def test_lines_that_are_not_json_are_passed_over(tmp_path):
