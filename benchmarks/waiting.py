@@ -81,15 +81,16 @@ class Session:
         if code not in (0, 128 + signal.SIGTERM):
             raise in_turns.Failed("%s: %s" % (folder, in_turns.last_words("".join(said), code)))
         self.marks = {"end": time.time() - started, "checked": checked}
-        self.evaluation_sec = self.images = None
-        before = started
         with open(os.path.join(output, "metrics.jsonl"), encoding="utf-8") as lines:
-            events = [event for event in map(json.loads, lines) if event["time"] >= started]
-        for event in events:
+            self.events = [event for event in map(json.loads, lines) if event["time"] >= started]
+        for event in self.events:
             self.marks.setdefault(event["event"], event["time"] - started)
-            if event["event"] == "eval":
-                self.evaluation_sec, self.images = event["time"] - before, event["images"]
-            before = event["time"]
+
+    def seconds_for(self, event):
+        """(seconds from the event before to the last of this kind, that one); None when there is none."""
+        for before, after in reversed(list(zip(self.events, self.events[1:]))):
+            if after["event"] == event:
+                return after["time"] - before["time"], after
 
 
 def measure_model(name, data):
@@ -100,14 +101,18 @@ def measure_model(name, data):
         first = Session(folder, words, output, stop_at="train").marks
         second = Session(folder, words, output)
         report_sec = seconds_of([sys.executable, "-m", "tools.report", output])
+        saving_sec, save = second.seconds_for("save")
+        saved_mb = sum(os.path.getsize(path) for path in glob.glob(os.path.dirname(save["path"]) + "/*")) / 1e6
     yield wait("%s, command to the launcher's start of train.py" % name, first["checked"])
     yield wait("%s, command to the [run] line" % name, first["run"])
     yield wait("%s, [run] line to the first step" % name, first["train"] - first["run"])
     yield wait("%s, command to the first step when it resumes" % name, second.marks["train"])
     yield wait("%s, [done] line to the end of the script" % name, second.marks["end"] - second.marks["done"])
     yield wait("%s, report and curves by tools.report" % name, report_sec)
-    if second.evaluation_sec:
-        yield wait("%s, evaluation of %d pictures" % (name, second.images), second.evaluation_sec)
+    yield wait("%s, checkpoint of %.0f MB" % (name, saved_mb), saving_sec)
+    evaluation = second.seconds_for("eval")
+    if evaluation:
+        yield wait("%s, evaluation of %d pictures" % (name, evaluation[1]["images"]), evaluation[0])
 
 
 def measure_processing(data):
