@@ -203,7 +203,7 @@ def train(parsed):
             predicted = predict(to_use, images)
             fields = evaluation.metrics(predicted, labels)
             if averages:
-                fields["top1_plain"] = evaluation.metrics(predict(weights, images), labels)["top1"]
+                fields["top1_no_ema"] = evaluation.metrics(predict(weights, images), labels)["top1"]
             if parsed.tta:
                 mirrored = predict(to_use, images[:, :, ::-1])
                 fields["top1_tta"] = evaluation.metrics(predicted + mirrored, labels)["top1"]

@@ -167,7 +167,7 @@ def test_averages_are_judged_and_used_and_come_back_after_a_stop(few_cifar10, tm
     words = ['--data_path=%s' % few_cifar10] + TINY + RECIPE
     code, said = here(train, '--output_path=%s' % (tmp_path / 'whole'), *words)
     done = event(said, 'done')
-    assert code == 0 and {'top1', 'top1_plain', 'top1_tta'} <= set(done) & set(event(said, 'eval')), said
+    assert code == 0 and {'top1', 'top1_no_ema', 'top1_tta'} <= set(done) & set(event(said, 'eval')), said
     assert event(said, 'run')['flip'] == 'alternating' and event(said, 'run')['bias_rate'] == '4'
 
     def rate_and_request(step, *words):
