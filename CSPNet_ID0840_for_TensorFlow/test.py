@@ -23,6 +23,7 @@ def parse_args(argv=None):
     parser.add_argument("--batch_size", type=flags.integer(1), default=250, help="images per forward pass")
     parser.add_argument("--confusion_png", type=flags.output_path, metavar="FILE.png",
                         help="write the confusion matrix as a picture")
+    parser.add_bool(parser, "--tta", False, "also evaluate the mean of an image's and its mirror's scores: top1_tta")
     flags.add_device_group(parser, precision_mode="allow_fp32_to_fp16")
     return parser.parse_args(argv)
 
@@ -52,8 +53,11 @@ def evaluate(parsed):
 
     # Figures
     predicted = predict(session, scores, images, data.test_images)
-    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), images=len(data.test_labels),
-                          **metrics(predicted, data.test_labels))
+    result = metrics(predicted, data.test_labels)
+    if parsed.tta:
+        mirrored = predict(session, scores, images, data.test_images[:, :, ::-1])
+        result["top1_tta"] = metrics(predicted + mirrored, data.test_labels)["top1"]
+    runlog.RunLog().event(runlog.EVAL, step=state.get("step", 0), images=len(data.test_labels), **result)
     print("checkpoint: %s" % prefix)
     confusion.tell(confusion.count(confusion.first_guess(predicted), data.test_labels, len(data.class_names)),
                    data.class_names, parsed.confusion_png)

@@ -190,7 +190,7 @@ def train(parsed):
             fields = metrics(scores, labels)
             if graph.averages:
                 plain = predict(session, graph.averages.plain_scores, graph.eval_images, images)
-                fields["top1_plain"] = metrics(plain, labels)["top1"]
+                fields["top1_no_ema"] = metrics(plain, labels)["top1"]
             if parsed.tta:
                 mirrored = predict(session, graph.eval_scores, graph.eval_images, images[:, :, ::-1])
                 fields["top1_tta"] = metrics(scores + mirrored, labels)["top1"]

@@ -8,6 +8,7 @@ from common import flags
 HERE = os.path.dirname(os.path.abspath(__file__))
 TRAINING_MODES = ("train", "train_and_evaluate")
 MODES = TRAINING_MODES + ("evaluate", "predict", "export")
+IMAGE_PX = 224
 NUM_CLASSES = 1000  # where neither a flag nor the data says it
 WIDTHS = ("0.5", "1.0", "1.5", "2.0", "2.0_224")  # architecture.WIDTHS, which needs TensorFlow
 VARIANTS = ("published", "torchvision")  # architecture.VARIANTS
@@ -83,6 +84,9 @@ def _add_recipe_group(parser):
     recipe.add_argument("--ema_decay", type=flags.number(at_least=0, below=1), default=0.993,
                         help="of the moving averages of the weights")
     parser.add_bool(recipe, "--augment", True, "random crops, mirrors and colours; False: an image's centre")
+    recipe.add_argument("--train_px", type=flags.integer(64, IMAGE_PX), default=IMAGE_PX, metavar="PX", help=(
+        "side of training images; fewer pixels are faster, and objects then look as large as in evaluation at %d "
+        "(Touvron et al. 2019, arXiv:1906.06423)" % IMAGE_PX))
     recipe.add_argument("--min_crop_area", type=flags.number(above=0, below=1), default=0.1,
                         help="smallest training crop, as a fraction of the image")
     recipe.add_argument("--colour_jitter", type=flags.number(at_least=0, below=1), default=0.0,

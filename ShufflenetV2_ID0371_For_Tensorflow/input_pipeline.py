@@ -345,37 +345,38 @@ def random_colours(count, random, jitter):
     return np.concatenate([matrix * scale[:, None, None], offset], 2).astype(np.float32)
 
 
-def decode(tf, image, window, mirrored, colour=None, antialias=False, shorter_px=None):
-    """One JPEG -> uint8 [224, 224, 3]: decoded and cropped in one operation, resized, mirrored, recoloured.
+def decode(tf, image, window, mirrored, colour=None, antialias=False, shorter_px=None, side_px=IMAGE_PX):
+    """One JPEG -> uint8 [side_px, side_px, 3]: decoded and cropped in one operation, resized, mirrored, recoloured.
 
     Args:
       tf: tensorflow.compat.v1.
       image: string []; window: int32 [4]; mirrored: bool []; colour: float32 [3, 4] or None.
       antialias: resize as torchvision and Pillow do, by a filter as wide as what a pixel covers, and decode exactly.
-      shorter_px: int, with antialias: the shorter side becomes this, and the centre is cut; None to fill 224 x 224.
+      shorter_px: int, with antialias: the shorter side becomes this, and the centre is cut; None to fill all.
+      side_px: of the result.
     """
     crop = tf.image.decode_and_crop_jpeg(image, window, channels=3,
                                          dct_method="INTEGER_ACCURATE" if antialias else "INTEGER_FAST")
     if antialias:
         size_px = tf.shape(crop)[:2]
-        wanted_px = size_px * shorter_px // tf.reduce_min(size_px) if shorter_px else tf.constant([IMAGE_PX, IMAGE_PX])
-        cut_px = tf.round(tf.cast(wanted_px - IMAGE_PX, tf.float32) / 2.0)
+        wanted_px = size_px * shorter_px // tf.reduce_min(size_px) if shorter_px else tf.constant([side_px, side_px])
+        cut_px = tf.round(tf.cast(wanted_px - side_px, tf.float32) / 2.0)
         resized = tf.raw_ops.ScaleAndTranslate(
-            images=crop[None], size=[IMAGE_PX, IMAGE_PX], scale=tf.cast(wanted_px, tf.float32) / tf.cast(
+            images=crop[None], size=[side_px, side_px], scale=tf.cast(wanted_px, tf.float32) / tf.cast(
                 size_px, tf.float32), translation=-cut_px, kernel_type="triangle", antialias=True)[0]
     else:
-        resized = tf.image.resize_bilinear(crop[None], [IMAGE_PX, IMAGE_PX], half_pixel_centers=True)[0]
+        resized = tf.image.resize_bilinear(crop[None], [side_px, side_px], half_pixel_centers=True)[0]
     if colour is not None:
         flat = tf.matmul(tf.reshape(resized, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
-        resized = tf.clip_by_value(tf.reshape(flat, [IMAGE_PX, IMAGE_PX, 3]), 0.0, 255.0)
+        resized = tf.clip_by_value(tf.reshape(flat, [side_px, side_px, 3]), 0.0, 255.0)
     pixels = tf.cast(resized + 0.5, tf.uint8)
     pixels = tf.cond(mirrored, lambda: tf.reverse(pixels, [1]), lambda: pixels)
-    pixels.set_shape([IMAGE_PX, IMAGE_PX, 3])
+    pixels.set_shape([side_px, side_px, 3])
     return pixels
 
 
 def training_data(tf, shards, first_step, last_step, batch_size, threads, coloured, rate_of=None, shorter_px=None,
-                  augment=True, **chosen):
+                  augment=True, side_px=IMAGE_PX, **chosen):
     """The batches of the steps first_step ... last_step - 1.
 
     Args:
@@ -383,18 +384,18 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
       threads: images decoded at a time; 0 for one a core.
       coloured: Python bool, whether colours change.
       rate_of: step, an int from 0 -> learning rate; for a step that nobody feeds.
-      shorter_px: of shorter_px_of.
+      shorter_px: of shorter_px_of; side_px: of the images.
       augment, **chosen: augment, seed, min_crop_area, colour_jitter, rank, ranks of training_batch.
     Returns:
-      iterator tensors (images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], with rate_of rate float32
-      []) and its initializer.
+      iterator tensors (images uint8 [batch_size, side_px, side_px, 3], labels int32 [batch_size], with rate_of rate
+      float32 []) and its initializer.
     """
     def read(step):
         return tuple(training_batch(shards, int(step), batch_size, augment=augment, shorter_px=shorter_px, **chosen))
 
     def decode_example(image, label, window, mirrored, colour):
         return decode(tf, image, window, mirrored, colour if coloured else None, antialias=shorter_px is not None,
-                      shorter_px=None if augment else shorter_px), label
+                      shorter_px=None if augment else shorter_px, side_px=side_px), label
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32)
     data = tf.data.Dataset.range(first_step, last_step)

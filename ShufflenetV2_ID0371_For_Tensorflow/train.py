@@ -71,8 +71,8 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
     Returns:
       Graph: is_fed (bool: whether images, labels and rate are placeholders, or those of next_batch, because a device
       that loops over steps cannot be fed: an NPU); next_batch (images, labels) of the input pipeline and its
-      initializer; images uint8 [batch_size, 224, 224, 3], labels int32 [batch_size], rate float32 []; loss float32 []
-      (without weight decay), update (operation), averages (of the weights); eval_figures: float32 [2, 3] of
+      initializer; images uint8 [batch_size, train_px, train_px, 3], labels int32 [batch_size], rate float32 []; loss
+      float32 [] (without weight decay), update (operation), averages (of the weights); eval_figures: float32 [2, 3] of
       model.figures, float32 [] images counted; eval_start.
     """
     tf = runtime.tf
@@ -87,7 +87,8 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
         return input_pipeline.training_data(
             tf, data.train, first_step, total_steps, parsed.batch_size, parsed.threads, parsed.colour_jitter > 0,
             rate_of=rate_of, seed=parsed.seed, min_crop_area=parsed.min_crop_area, colour_jitter=parsed.colour_jitter,
-            augment=parsed.augment, shorter_px=shorter_px, rank=runtime.rank, ranks=runtime.ranks)
+            augment=parsed.augment, shorter_px=shorter_px, side_px=parsed.train_px, rank=runtime.rank,
+            ranks=runtime.ranks)
 
     next_batch, is_fed = None, runtime.device != "npu"
     if not is_fed:
@@ -95,7 +96,7 @@ def build_graph(runtime, parsed, data, first_step, total_steps, rate_of=None):
             tf, synthetic_batch(parsed), first_step, total_steps, rate_of)
         images, labels, rate = next_batch[0]
     else:
-        shape = [parsed.batch_size, architecture.IMAGE_PX, architecture.IMAGE_PX, 3]
+        shape = [parsed.batch_size, parsed.train_px, parsed.train_px, 3]
         images = tf.placeholder(tf.uint8, shape, "training_images")
         labels = tf.placeholder(tf.int32, shape[:1], "training_labels")
         rate = tf.placeholder(tf.float32, [], "learning_rate")
@@ -231,7 +232,7 @@ def train(parsed):
                          "classes": classes},
                   peak_rate=parsed.lr, look_every=parsed.iterations_per_loop, log_name=parsed.log_name,
                   new_warnings=lambda: problems_of(data), model="ShuffleNetV2", network="x" + parsed.depth_multiplier,
-                  variant=parsed.variant, classes=parsed.num_classes,
+                  variant=parsed.variant, classes=parsed.num_classes, train_px=parsed.train_px,
                   parameters=model.count_parameters(),
                   **transferred)
         batches = training_batches(parsed, tf, session, graph, data.train)
@@ -278,10 +279,10 @@ def problems_of(data):
 
 
 def synthetic_batch(parsed):
-    """Random images and labels: uint8 [batch_size, 224, 224, 3], int32 [batch_size]."""
+    """Random images and labels: uint8 [batch_size, train_px, train_px, 3], int32 [batch_size]."""
     import numpy as np
     random = np.random.RandomState(parsed.seed)
-    return (random.randint(0, 256, (parsed.batch_size, 224, 224, 3)).astype(np.uint8),
+    return (random.randint(0, 256, (parsed.batch_size, parsed.train_px, parsed.train_px, 3)).astype(np.uint8),
             random.randint(0, parsed.num_classes, parsed.batch_size).astype(np.int32))
 
 

@@ -29,7 +29,7 @@ def add_flags(parser, group, schedule, norm_momentum):
         "what a crop sees beyond the border: zeros, or the image reflected (Jordan 2024)"))
     group.add_argument("--ema_decay", type=flags.number(at_least=0, below=1), default=0.0, metavar="DECAY", help=(
         "average weights and statistics with this decay a step; evaluation, best checkpoint, prediction and export "
-        "are then of the averages (Polyak and Juditsky 1992), top1_plain is of the weights; with a smaller "
+        "are then of the averages (Polyak and Juditsky 1992), top1_no_ema is of the weights; with a smaller "
         "--norm_momentum, says Jordan 2024"))
     group.add_argument("--norm_momentum", type=flags.number(at_least=0, below=1), default=norm_momentum,
                        help="of batch normalisation's moving statistics")

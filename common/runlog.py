@@ -22,7 +22,7 @@ EVENTS = (RUN, TRAIN, EVAL, SAVE, WARN, FAIL, DONE)
 METRICS_FILE = "metrics.jsonl"
 
 # Digits that a reader wants to see; other floats get six significant ones.
-_DECIMALS = {"loss": 4, "top1": 4, "top1_plain": 4, "top1_tta": 4, "top5": 4, "map": 4, "map_area": 4, "epoch": 3,
+_DECIMALS = {"loss": 4, "top1": 4, "top1_no_ema": 4, "top1_tta": 4, "top5": 4, "map": 4, "map_area": 4, "epoch": 3,
              "images_per_sec": 1, "images_per_sec_per_card": 1, "ms_per_step": 1, "eta_sec": 0, "wall_sec": 1,
              "data_wait": 3}
 

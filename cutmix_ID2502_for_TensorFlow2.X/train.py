@@ -203,7 +203,7 @@ def train(parsed):
             predicted = predict(to_use, images)
             fields = evaluation.metrics(predicted, labels)
             if averages:
-                fields["top1_plain"] = evaluation.metrics(predict(weights, images), labels)["top1"]
+                fields["top1_no_ema"] = evaluation.metrics(predict(weights, images), labels)["top1"]
             if parsed.tta:
                 mirrored = predict(to_use, images[:, :, ::-1])
                 fields["top1_tta"] = evaluation.metrics(predicted + mirrored, labels)["top1"]
@@ -253,6 +253,9 @@ def evaluate(parsed):
     predicted = evaluation.predict(scores, data.test_images, parsed.eval_static)
     images_per_sec = len(data.test_images) / (time.time() - started)
     result = evaluation.metrics(predicted, data.test_labels)
+    if parsed.tta:
+        mirrored = evaluation.predict(scores, data.test_images[:, :, ::-1], parsed.eval_static)
+        result["top1_tta"] = evaluation.metrics(predicted + mirrored, data.test_labels)["top1"]
     log.event(runlog.EVAL, step=step, images=len(data.test_labels), **result)
     log.event(runlog.DONE, step=step, images_per_sec=images_per_sec, images_per_sec_per_card=images_per_sec,
               ms_per_step=1000 * evaluation.BATCH_SIZE / images_per_sec, top1=result["top1"], status="ok")

@@ -31,10 +31,10 @@ def start(command, env=(), **kwargs):
                             text=True, **kwargs)
 
 
-def finish(command, **kwargs):
+def finish(command, timeout=300, **kwargs):
     """(exit code, what it said)."""
     process = start(command, **kwargs)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=timeout)
     return process.returncode, said
 
 

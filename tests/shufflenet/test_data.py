@@ -665,6 +665,21 @@ def batches(session, tensors, start):
 
 
 @smoke
+@pytest.mark.parametrize('shorter_px', [None, 256])
+def test_smaller_training_images_show_the_same(shards_folder, shorter_px):
+    seen = []
+    for side_px in (224, 112):
+        shards = input_pipeline.Shards(str(shards_folder / 'train_shards'), 3)
+        tensors, start = input_pipeline.training_data(tf, shards, 0, 1, 5, 2, False, shorter_px=shorter_px, seed=3,
+                                                      side_px=side_px, min_crop_area=0.2, colour_jitter=0.0)
+        with tf.Session() as session:
+            (images, labels), = batches(session, tensors, start)
+        assert images.shape == (5, side_px, side_px, 3)
+        seen.append(images.reshape(5, 14, side_px // 14, 14, side_px // 14, 3).mean((2, 4)))
+    assert np.abs(seen[0] - seen[1]).mean() < 4 < np.abs(seen[0] - seen[1][::-1]).mean()
+
+
+@smoke
 def test_a_pipeline_that_starts_later_goes_on_the_same(shards_folder):
     chosen = dict(seed=3, min_crop_area=0.2, colour_jitter=0.2, rank=0, ranks=1)
 

@@ -299,7 +299,8 @@ def test_sigterm_of_a_process_saves(shards, tmp_path):
 
 def test_synthetic_without_checkpoints(tmp_path, here):
     code, said = here(train, '--synthetic', '--log_dir=%s' % (tmp_path / 'run'), '--do_checkpoint=False',
-                      '--mode=train_and_evaluate', *(TINY + ['--max_train_steps=12', '--batch_size=4']))
+                      '--train_px=96', '--mode=train_and_evaluate',
+                      *(TINY + ['--max_train_steps=12', '--batch_size=4']))
     assert code == 0 and 'data_wait=0.0' in said and '[done]' in said, said
     assert '[save]' not in said and '[eval]' not in said
     assert not (tmp_path / 'run' / 'ckpt').exists()
