@@ -281,6 +281,16 @@ def test_the_gpu_script_refuses_a_machine_without_one_and_trains_on_a_cpu(capsys
         gpu.train('CSPNet', 'cpu', 'none', 1, 7)
 
 
+def test_what_a_user_waits_for_is_read_from_two_sessions_of_a_run(monkeypatch):
+    pytest.importorskip('tensorflow', minversion='2.9')
+    import waiting
+    monkeypatch.setenv('PYTHONPATH', programs.IN_PROGRAMS)
+    seconds = {record['wait']: record['value'] for record in waiting.measure_model('CutMix', None)}
+    assert all(0 < value < 300 for value in seconds.values()) and len(seconds) == 8
+    assert seconds["CutMix, command to the launcher's start of train.py"] < seconds['CutMix, command to the [run] line']
+    assert seconds['CutMix, command to the [run] line'] < seconds['CutMix, command to the first step when it resumes']
+
+
 def test_ranks_that_idle_are_started_stopped_and_lost():
     import scale
     names = [record['wait'] for record in scale.measure_ranks(quick=True)]
