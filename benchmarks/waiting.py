@@ -115,16 +115,14 @@ def measure_model(name, data):
         yield wait("%s, evaluation of %d pictures" % (name, evaluation[1]["images"]), evaluation[0])
 
 
-def measure_processing(data):
-    """Record of process_dataset.py in pictures per second of processor time, its workers' included."""
-    folder = os.path.join(in_turns.ROOT, MODELS["SSD"][0])
-    with tempfile.TemporaryDirectory() as output:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds_of([sys.executable, "process_dataset.py", "--data_path=" + data, "--output_path=" + output + "/made"],
-                   folder)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with open(os.path.join(output, "made", "dataset.json"), encoding="utf-8") as file:
-            pictures = sum(split["images"] for split in json.load(file)["splits"].values())
+def measure_processing(data, made):
+    """Record of process_dataset.py, which makes `made`, in pictures per second of processor time, workers included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds_of([sys.executable, "process_dataset.py", "--data_path=" + data, "--output_path=" + made],
+               os.path.join(in_turns.ROOT, MODELS["SSD"][0]))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with open(os.path.join(made, "dataset.json"), encoding="utf-8") as file:
+        pictures = sum(split["images"] for split in json.load(file)["splits"].values())
     cpu_sec = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return wait("process_dataset.py, %d pictures" % pictures, pictures / cpu_sec, "pictures/s and core")
 
@@ -142,13 +140,14 @@ def main():
 
     def one_round():
         yield slowest_help()
-        for module in ("tensorflow.compat.v1", "tensorflow.keras"):
-            yield wait("import of %s alone" % module, seconds_of([sys.executable, "-c", "import " + module]))
-        for name in names:
-            data = None if arguments.quick else getattr(arguments, MODELS[name][1] or "", None)
-            yield from measure_model(name, data)
-        if arguments.voc and not arguments.quick:
-            yield measure_processing(arguments.voc)
+        yield wait("import of TensorFlow alone", seconds_of([sys.executable, "-c", "import tensorflow.compat.v1"]))
+        with tempfile.TemporaryDirectory() as folder:
+            data = {} if arguments.quick else {"cifar10": arguments.cifar10, "voc": arguments.voc}
+            if data.get("voc"):
+                data["voc"] = os.path.join(folder, "made")
+                yield measure_processing(arguments.voc, data["voc"])
+            for name in names:
+                yield from measure_model(name, data.get(MODELS[name][1]))
 
     return in_turns.run_rounds(arguments.rounds, one_round, arguments.quick)
 
