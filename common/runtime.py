@@ -13,6 +13,7 @@ from common.backends.local import Local
 from common.files import DataError, check_installed
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_ONEDNN_CALLER = "TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD"
 _GPUS = "/proc/driver/nvidia/gpus"
 
 
@@ -34,6 +35,7 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
     check_installed("tensorflow")
     rank, count = ranks.read()
     warnings = _keep_adapter_log(parsed.device)
+    os.environ.setdefault(_ONEDNN_CALLER, "1")  # else the thread of an operation sleeps while others compute it
     gc.disable()  # which would look again and again through what stays
     try:
         tf = _import_tensorflow2() if keras else _import_tensorflow()

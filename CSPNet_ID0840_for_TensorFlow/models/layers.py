@@ -82,7 +82,7 @@ def convolution(x, channels, kernel_px, stride):
         values = taps * taps * channels_in
         y = tf.matmul(tf.reshape(x, [-1, values]), tf.reshape(cast_weights, [values, channels]))
         return tf.reshape(y, [-1, out_px, out_px, channels])
-    if height_px <= 4:
+    if height_px <= 4 or (out_px <= 4 and x.dtype == tf.bfloat16):
         return _small_map_convolution(x, cast_weights, stride)
     return tf.nn.conv2d(x, cast_weights, strides=[1, stride, stride, 1], padding="SAME")
 
@@ -90,18 +90,24 @@ def convolution(x, channels, kernel_px, stride):
 def _small_map_convolution(x, weights, stride):
     """3x3 convolution whose weight gradient is one matrix product.
 
-    On a CPU the library's own bfloat16 weight gradient of a 2x2 or 4x4 map takes two to five times as long as the
-    product of the nine shifted maps with the upstream gradient. Forward and input gradient are the library's.
+    On a CPU the library's own bfloat16 weight gradient of a map that is or becomes 2x2 or 4x4 takes two to five times
+    as long as the product of the nine shifted maps with the upstream gradient. Forward and input gradient are the
+    library's.
     """
     height_px, channels_in, channels = int(x.shape[1]), int(x.shape[3]), int(weights.shape[3])
+    out_px, cells = height_px // stride, height_px // stride + 2 // stride
     before = 1 if stride == 1 else 0  # SAME padding of an even map at stride 2 is all behind
 
     @tf.custom_gradient
     def convolve(x, weights):
         def gradient(upstream):
-            padded = tf.pad(x, [[0, 0], [before, 1], [before, 1], [0, 0]])
-            shifted = tf.concat([padded[:, row:row + height_px:stride, column:column + height_px:stride]
-                                 for row in range(3) for column in range(3)], 3)  # [B, h, h, 9 C]
+            padded = tf.pad(x, [[0, 0], [before, 2 - before], [before, 2 - before], [0, 0]])
+            # A slice with steps takes ten times as long as one of this shape.
+            padded = tf.reshape(padded, [-1, cells, stride, cells, stride, channels_in])
+            shifted = tf.concat([
+                padded[:, row // stride:row // stride + out_px, row % stride,
+                       column // stride:column // stride + out_px, column % stride]
+                for row in range(3) for column in range(3)], 3)  # [B, h, h, 9 C]
             by_weights = tf.matmul(tf.reshape(shifted, [-1, 9 * channels_in]), tf.reshape(upstream, [-1, channels]),
                                    transpose_a=True)
             by_x = tf.nn.conv2d_backprop_input(tf.shape(x), weights, upstream, strides=[1, stride, stride, 1],

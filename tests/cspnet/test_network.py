@@ -92,6 +92,24 @@ def test_a_convolution_is_the_librarys_with_a_full_kernel(height_px, stride):
 
 
 @smoke
+@pytest.mark.parametrize('height_px, stride', [(4, 1), (4, 2), (8, 2)])
+def test_a_bfloat16_weight_gradient_is_the_float32_one_rounded(height_px, stride):
+    random = np.random.RandomState(0)
+
+    def rounded(*shape):
+        return tf.cast(tf.constant(random.randn(*shape)), tf.bfloat16)
+    x, upstream = rounded(8, height_px, height_px, 16), rounded(8, height_px // stride, height_px // stride, 32)
+    y = layers.convolution(x, 32, 3, stride)
+    found, = tf.gradients(y, tf.trainable_variables(), upstream)
+    wanted = tf.nn.conv2d_backprop_filter(tf.cast(x, tf.float32), [3, 3, 16, 32], tf.cast(upstream, tf.float32),
+                                          strides=[1, stride, stride, 1], padding='SAME')
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        found, wanted = session.run([found, wanted])
+    assert np.abs(found - wanted).max() < np.abs(wanted).max() / 100  # the library's is off by a fiftieth
+
+
+@smoke
 @pytest.mark.parametrize('fused', [False, True])
 def test_mish_and_its_gradient(fused):
     parser = flags.Parser(prog='train.py')

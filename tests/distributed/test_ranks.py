@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import types
 
 import numpy as np
 import pytest
@@ -207,3 +208,23 @@ def pid_of_rank(launcher, rank):
         except OSError:
             pass
     return None
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_gradients_of_products_travel_in_the_type_of_the_products(dtype):
+    import tensorflow.compat.v1 as tf
+
+    from common.backends.collective import Collective
+    travelled = []
+
+    def doubled(tensors):
+        travelled.extend(tensor.dtype.name for tensor in tensors)
+        return [tensor + tensor for tensor in tensors]
+    with tf.Graph().as_default(), tf.Session() as session:
+        given = [tf.constant(np.full([2, 2], 1.5, np.float32)), tf.constant(np.full([2], 1.001, np.float32))]
+        means = Collective.mean_tensors(types.SimpleNamespace(
+            tf=tf, ranks=2, compute_dtype=getattr(tf, dtype), sum_tensors=doubled), given)
+        values = session.run(means + given)
+    assert travelled == [dtype, 'float32'] and {mean.dtype for mean in means} == {tf.float32}
+    for mean, expected in zip(values[:2], values[2:]):
+        np.testing.assert_array_equal(mean, expected)
