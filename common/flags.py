@@ -74,6 +74,9 @@ FREE_TO_CHANGE = frozenset([
     "eval_precision", "tta",
 ])
 
+# What runs did before there was the flag, of those whose default is neither None nor false.
+_BEFORE = {"flip": ("random",), "crop": ("zeros",), "norm_momentum": (0.9, 0.99), "bias_rate": (1,), "train_px": (224,)}
+
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -343,7 +346,8 @@ def first_difference(old, new):
       (name, old value, new value) or None.
     """
     for name in sorted(set(old) | set(new)):
-        # A run that is older than a flag has no value for it: that counts as the flag not given.
+        if name not in old and new[name] in _BEFORE.get(name, ()):
+            continue
         if name not in FREE_TO_CHANGE and (old.get(name) or None) != (new.get(name) or None):
             return name, old.get(name), new.get(name)
     return None

@@ -98,6 +98,9 @@ def test_only_what_changes_the_weights_forbids_a_continuation():
     assert flags.first_difference(old, dict(old, output_path='b', log_every=5)) is None
     assert flags.first_difference(old, dict(old, seed=1)) == ('seed', 0, 1)
     assert flags.first_difference(old, dict(old, new=1)) == ('new', None, 1)
+    assert flags.first_difference(old, dict(old, flip='random', bias_rate=1.0)) is None  # as runs before there was it
+    assert flags.first_difference(old, dict(old, flip='alternating')) == ('flip', None, 'alternating')
+    assert flags.first_difference(dict(old, flip='alternating'), dict(old, flip='random'))
 
 
 def test_a_relative_path_counts_from_where_the_user_stands(tmp_path, monkeypatch):
