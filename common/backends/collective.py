@@ -88,8 +88,8 @@ class Collective(Local):
     def mean_tensors(self, tensors):
         """In float32. What products compute in bfloat16 travels in it: half the bytes, and no more is known of it."""
         tf = self.tf
-        sums = self.sum_tensors([tf.cast(tensor, self.compute_dtype) if len(tensor.shape) > 1 else tensor
-                                 for tensor in tensors])
+        dtype = self.compute_dtype if self.device == "cpu" else tf.float32  # NCCL of old releases has no bfloat16
+        sums = self.sum_tensors([tf.cast(tensor, dtype) if len(tensor.shape) > 1 else tensor for tensor in tensors])
         return [tf.cast(total, tf.float32) / self.ranks for total in sums]
 
     def naming_lost_ranks(self, function):

@@ -210,8 +210,9 @@ def pid_of_rank(launcher, rank):
     return None
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_gradients_of_products_travel_in_the_type_of_the_products(dtype):
+@pytest.mark.parametrize('device, computed, sent', [
+    ('cpu', 'float32', 'float32'), ('cpu', 'bfloat16', 'bfloat16'), ('gpu', 'bfloat16', 'float32')])
+def test_gradients_of_products_travel_in_the_type_of_the_products(device, computed, sent):
     import tensorflow.compat.v1 as tf
 
     from common.backends.collective import Collective
@@ -223,8 +224,8 @@ def test_gradients_of_products_travel_in_the_type_of_the_products(dtype):
     with tf.Graph().as_default(), tf.Session() as session:
         given = [tf.constant(np.full([2, 2], 1.5, np.float32)), tf.constant(np.full([2], 1.001, np.float32))]
         means = Collective.mean_tensors(types.SimpleNamespace(
-            tf=tf, ranks=2, compute_dtype=getattr(tf, dtype), sum_tensors=doubled), given)
+            tf=tf, device=device, ranks=2, compute_dtype=getattr(tf, computed), sum_tensors=doubled), given)
         values = session.run(means + given)
-    assert travelled == [dtype, 'float32'] and {mean.dtype for mean in means} == {tf.float32}
+    assert travelled == [sent, 'float32'] and {mean.dtype for mean in means} == {tf.float32}
     for mean, expected in zip(values[:2], values[2:]):
         np.testing.assert_array_equal(mean, expected)
