@@ -130,5 +130,5 @@ def test_a_program_that_leaves_prefetch_in_the_middle_ends_in_silence(end):
                '    assert threading.active_count() == 1\n'
                'main()\n' % end)
     ended = subprocess.run([sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                           cwd=os.path.dirname(utils.__file__))
+                           cwd=os.path.dirname(utils.__file__), env=dict(os.environ, PYTHONPATH=ROOT))
     assert (ended.returncode, ended.stdout) == (0, '')
