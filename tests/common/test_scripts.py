@@ -285,8 +285,7 @@ def test_every_kind_of_failure_counts(ready_machine, text):
 def ready_to_train(machine, train_exit=0, folder='CSPNet_ID0840_for_TensorFlow'):
     for package in ('common', 'tools'):
         shutil.copytree(os.path.join(ROOT, package), str(machine.root / package),
-                        ignore=lambda folder, names: [n for n in names if n not in (
-                            '__init__.py', 'cifar10.py', 'files.py', 'flags.py', 'ranks.py', 'sampledata.py')])
+                        ignore=shutil.ignore_patterns('__pycache__'))
     (machine.root / 'tools' / 'report.py').write_text('import sys\nprint("table of", sys.argv[1:])\n')
     write_script(machine.root / folder / 'test' / 'train_full_1p.sh',
                  '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
