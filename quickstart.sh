@@ -94,7 +94,9 @@ if ((code == 0)); then
     printf 'The training succeeded, but its result table could not be made.\n' >&2
   if [[ -n $drawn && $model == ssd ]]; then
     printf '\nThe detector on 100 pictures that it has not seen:\n'
-    "$PYTHON" "$ROOT/$folder/infer.py" --data_path="$data_path" --pictures=20 ||
+    # Of stderr what TensorFlow says to itself is left out; the bar goes to the terminal all the same.
+    RUN_PROGRESS_FD=3 "$PYTHON" "$ROOT/$folder/infer.py" --data_path="$data_path" --pictures=20 3>&2 \
+      2> >(grep -Ev --line-buffered '^(WARNING: All log messages before absl::|[IW]0000 )' >&2) ||
       printf 'The training succeeded, but what it finds could not be drawn.\n' >&2
   fi
   if [[ -n $drawn ]]; then

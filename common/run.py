@@ -115,8 +115,7 @@ class Run:
     def open_runtime(self, **words):
         """The backend: see runtime.open_runtime, which imports TensorFlow; only once flags and data are right."""
         from common.runtime import open_runtime
-        with progress.Phase("starting TensorFlow"):
-            self._runtime = open_runtime(self._parsed, **words)
+        self._runtime = open_runtime(self._parsed, **words)
         gc.disable()  # until begin(): to look through a graph while it is made costs time and frees nothing
         self._phase = progress.Phase("building the network")
         self.first_step = self._runtime.broadcast_int(self.restored[1].get("step", 0) if self.restored else 0)

@@ -7,7 +7,7 @@ import gc
 import os
 from typing import Any
 
-from common import flags, ranks
+from common import flags, progress, ranks
 from common.backends import npu
 from common.backends.local import Local
 from common.files import DataError, check_installed
@@ -38,7 +38,8 @@ def open_runtime(parsed, keras=False, steps_per_run=1, large_kernels=False, bflo
     os.environ.setdefault(_ONEDNN_CALLER, "1")  # else the thread of an operation sleeps while others compute it
     gc.disable()  # which would look again and again through what stays
     try:
-        tf = _import_tensorflow2() if keras else _import_tensorflow()
+        with progress.Phase("starting TensorFlow"):
+            tf = _import_tensorflow2() if keras else _import_tensorflow()
     finally:
         gc.enable()
     device, reason = _choose_device(tf, parsed.device)
