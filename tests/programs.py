@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -97,6 +98,19 @@ def drawn_on_terminal(columns):
         os.close(ours)
         text = b''.join(parts).decode().replace('\x1b[K', '')
         drawn += [line.rstrip() for line in re.split('[\r\n]+', text) if line.strip()]
+
+
+@contextlib.contextmanager
+def asked_to_stop(train, monkeypatch, step):
+    """Within it a folder's training, in this process, gets SIGTERM in a step, from 1."""
+    def rate_and_request(done, *words):
+        if done == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(done, *words)
+    rate = train.learning_rate
+    with monkeypatch.context() as asked:
+        asked.setattr(train, 'learning_rate', rate_and_request)
+        yield
 
 
 def events(said, name=None):

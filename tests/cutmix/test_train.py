@@ -196,13 +196,7 @@ def test_averages_are_judged_and_used_and_come_back_after_a_stop(few_cifar10, tm
     assert code == 0 and {'top1', 'top1_no_ema', 'top1_tta'} <= set(done) & set(event(said, 'eval')), said
     assert event(said, 'run')['flip'] == 'alternating'
 
-    def rate_and_request(step, *words):
-        if step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return rate(step, *words)
-    rate = train.learning_rate
-    with monkeypatch.context() as asked:
-        asked.setattr(train, 'learning_rate', rate_and_request)
+    with programs.asked_to_stop(train, monkeypatch, 7):
         assert here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)[0] == 143
     code, said = here(train, '--output_path=%s' % (tmp_path / 'stopped'), *words)
     assert code == 0 and event(said, 'run')['first_step'] == '7', said
