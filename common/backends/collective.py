@@ -67,6 +67,11 @@ class Collective(Local):
         class Session(tf.Session):  # type: ignore[name-defined]
             run = _naming_lost_ranks(tf, rank, tf.Session.run)
 
+        if self.device == "cpu" and self.compute_dtype != tf.float32:
+            # It fuses a convolution with its bias and activation to an operation that is of bfloat16 for oneDNN alone:
+            # a graph that is sent to a server is checked before oneDNN has taken it, and refused.
+            rewrites = self._config.graph_options.rewrite_options
+            rewrites.remapping = rewrites.OFF
         return Session(self._server.target, config=self._config)
 
     def wrap_optimizer(self, optimizer):

@@ -57,6 +57,15 @@ def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, dra
         assert float(fields[name]) == pytest.approx(together[name], rel=1e-3, abs=1e-4), (name, alone)
 
 
+def test_ssd_trains_two_ranks_in_bfloat16(drawn, new_run):
+    """Its convolutions have biases and activations, which TensorFlow fuses; on a CPU without bfloat16 it is float32."""
+    run = new_run()
+    run.finish(2, '--data_path=%s' % drawn[SSD], '--train_steps=2', '--batch_size=1', '--preset=tiny',
+               '--eval_images=2', '--precision_mode=allow_mix_precision', RANK_SIZE='2',
+               cwd=os.path.join(ROOT, SSD), command=['bash', os.path.join('test', 'train_full_8p.sh')])
+    assert len(set(run.checksums(2))) == 1 and run.events('eval')
+
+
 @pytest.mark.parametrize('folder', [CSPNET, CUTMIX, SHUFFLENET])
 def test_two_ranks_with_one_batch_learn_what_one_learns(folder, tmp_path):
     from launcher import ranktable
