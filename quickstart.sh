@@ -44,7 +44,11 @@ done
 # `sample` is what drawn data needs besides its path, `drawn` what it shows.
 sample=() epochs=3 drawn='that the model learns'
 case $model in
-  cspnet) folder=CSPNet_ID0840_for_TensorFlow layout=cifar10 ;;
+  cspnet)
+    folder=CSPNet_ID0840_for_TensorFlow layout=cifar10
+    # The script's 256 images a step would leave 7 steps an epoch of drawn images.
+    sample=(--batch_size=64 --LEARNING_RATE=0.05 --VAL_EPOCH=1)
+    ;;
   cutmix) folder=cutmix_ID2502_for_TensorFlow2.X layout=cifar10 ;;
   shufflenet)
     folder=ShufflenetV2_ID0371_For_Tensorflow layout=imagenet
