@@ -29,7 +29,7 @@ def cutmix(images, labels, alpha, probability, key):
       images: uint8 [B, H, W, C], H and W static.
       labels: float32 [B, classes], each row a distribution, e.g. one-hot.
       alpha: float > 0; lambda ~ Beta(alpha, alpha), 1 in the paper.
-      probability: float, the share of images that get a box; 0.5 for CIFAR in the paper's code.
+      probability: float or float32 [], the share of images that get a box; 0.5 for CIFAR in the paper's code.
       key: int64 [2].
     Returns:
       images uint8 [B, H, W, C], labels float32 [B, classes], boxes_yxyx_px int32 [B, 4].

@@ -17,7 +17,7 @@ def epoch_order(images, epoch, seed):
     return tf.argsort(tf.random.stateless_uniform([images], key_of(seed, ORDER, epoch)), stable=True)
 
 
-def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=1):
+def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=1, mixed_steps=None):
     """Endless batches from `first_step` on: the same after a resume as without.
 
     Every rank gets other images, an epoch's remainder is dropped.
@@ -29,6 +29,7 @@ def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=
         flip, crop.
       first_step: int from 0.
       rank, ranks: this process and how many there are.
+      mixed_steps: int, the steps from 0 on whose images CutMix mixes; None for all.
     Returns:
       tf.data.Dataset of (uint8 [B, H, W, 3], float32 [B, classes]), B = batch_size.
     """
@@ -46,13 +47,13 @@ def training_batches(images, labels, classes, parsed, first_step, rank=0, ranks=
         mine = chosen[rank * parsed.batch_size:(rank + 1) * parsed.batch_size]
         in_turn = tf.gather(mirrored_first, mine) + tf.cast(step // steps_per_epoch, tf.int32)
         return augmented(tf.gather(images_of_all, mine), tf.gather(labels_of_all, mine), parsed, step, rank,
-                         in_turn % 2 == 1 if parsed.flip == "alternating" else None)
+                         in_turn % 2 == 1 if parsed.flip == "alternating" else None, mixed_steps)
 
     epochs = tf.data.Dataset.range(first_epoch, 2 ** 40)
     return epochs.flat_map(steps_of).skip(place).enumerate(first_step).map(batch).prefetch(4)
 
 
-def augmented(images, labels, parsed, step, rank=0, mirrored=None):
+def augmented(images, labels, parsed, step, rank=0, mirrored=None, mixed_steps=None):
     """A batch as a step sees it.
 
     Args:
@@ -60,6 +61,7 @@ def augmented(images, labels, parsed, step, rank=0, mirrored=None):
       parsed: as for training_batches.
       step: int64.
       mirrored: as for cutmix.crop_and_flip.
+      mixed_steps: as for training_batches.
     Returns:
       uint8 [B, H, W, 3], float32 [B, classes].
     """
@@ -68,5 +70,8 @@ def augmented(images, labels, parsed, step, rank=0, mirrored=None):
     if parsed.crop_and_flip:
         images = cutmix.crop_and_flip(images, of_crop, mirrored, parsed.crop)
     if parsed.augment == "cutmix":
-        images, labels, _ = cutmix.cutmix(images, labels, parsed.alpha, parsed.cutmix_probability, of_cutmix)
+        probability = parsed.cutmix_probability
+        if mixed_steps is not None:
+            probability = tf.where(step < mixed_steps, probability, 0.0)
+        images, labels, _ = cutmix.cutmix(images, labels, parsed.alpha, probability, of_cutmix)
     return images, labels

@@ -69,6 +69,14 @@ def test_seed_step_and_rank_change_the_augmentation():
     assert not np.array_equal(numbers(batches(0, 6)), numbers(batches(0, 6, seed=1)))
 
 
+def test_the_last_steps_see_images_as_they_are():
+    made = [input_pipeline.training_batches(IMAGES, LABELS, 10, flags(augment=augment), first_step, mixed_steps=8)
+            for augment, first_step in (('cutmix', 0), ('none', 0), ('cutmix', 7))]
+    mixed, plain, resumed = ([images.numpy() for images, _ in dataset.take(10)] for dataset in made)
+    assert [np.array_equal(*pair) for pair in zip(mixed, plain)] == [False] * 8 + [True] * 2
+    assert [np.array_equal(*pair) for pair in zip(mixed[7:], resumed)] == [True] * 3
+
+
 def test_what_one_epoch_mirrors_the_next_does_not(monkeypatch):
     monkeypatch.setattr(input_pipeline.cutmix, 'PAD_PX', 0)
     images = np.array(IMAGES)
