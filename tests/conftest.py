@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes `common` importable; offers programs in this process, small CIFAR-10 folders and two servers."""
+"""Makes `common` importable; offers programs in this process, small data sets and two servers."""
 import os
 import shutil
 import signal
@@ -15,6 +15,7 @@ for path in (os.path.join(TESTS, 'in_programs'), TESTS, ROOT):
         sys.path.insert(0, path)
 
 SERVERS = '10.77.0.1', '10.77.0.2'
+REAL_VOC = os.path.join(ROOT, '..', 'shared', 'data', 'voc')
 REAL_CIFAR10_SCRIPT = os.path.join(ROOT, '..', 'shared', 'data', 'cifar10', 'make_cifar10.py')
 
 
@@ -71,6 +72,45 @@ def drawn_photos(tmp_path_factory):
     """str, class folders of 12 photos each of red, green and blue."""
     import photos
     return photos.draw(str(tmp_path_factory.mktemp('photos') / 'photos'), 12)
+
+
+@pytest.fixture(scope='session')
+def drawn_voc(tmp_path_factory):
+    """str, a folder with VOCdevkit/VOC2007: 10 drawn images in trainval, 6 in test."""
+    pytest.importorskip('PIL')
+    from tools import sampledata
+    folder = str(tmp_path_factory.mktemp('voc') / 'drawn')
+    sampledata.draw_voc(folder, train=10, test=6)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def processed_voc(drawn_voc, tmp_path_factory):
+    """str, the arrays of it."""
+    import process_dataset
+    return process_dataset.process(drawn_voc, str(tmp_path_factory.mktemp('processed') / 'out'))
+
+
+@pytest.fixture
+def real_voc():
+    """str, a folder with a VOCdevkit of real photos."""
+    if not os.path.isdir(REAL_VOC):
+        pytest.skip('the real Pascal VOC sample is not beside this repository (%s)' % REAL_VOC)
+    return REAL_VOC
+
+
+@pytest.fixture
+def image_folders(tmp_path):
+    """pathlib.Path, an image folder of three classes with train and val."""
+    import small_imagenet
+    return small_imagenet.draw(tmp_path / 'in')
+
+
+@pytest.fixture
+def shards_folder(image_folders, tmp_path):
+    """pathlib.Path, with train_shards and eval_shards of it."""
+    import small_imagenet
+    return small_imagenet.make(image_folders, tmp_path / 'made')
 
 
 def _ip(*words):
