@@ -190,8 +190,8 @@ def _draw_curve(axes, runs, key, unit):
     if typical and max(typical) > _LOG_RATIO * min(typical) and key not in _ACCURACIES:
         axes.set_yscale("log")
     elif key != "loss":
-        axes.margins(y=0.1)  # room for the last value's figure
-        axes.set_ylim(bottom=0)
+        top = axes.dataLim.y1 if axes.lines else 0.0
+        axes.set_ylim(0, 1.15 * top or 1)  # room for the last value's figure, also where it is the only one
     if alone and axes.lines:
         axes.legend(fontsize=8)
 
