@@ -291,16 +291,19 @@ def ready_to_train(machine, train_exit=0, folder='CSPNet_ID0840_for_TensorFlow')
                  '#!/bin/sh\necho "trained" "$@"\nexit %d\n' % train_exit)
 
 
+CSPNET_SAMPLE = '--batch_size=64 --LEARNING_RATE=0.05 --VAL_EPOCH=1'
+
+
 def test_quickstart_draws_trains_and_shows_a_table(ready_machine):
     ready_to_train(ready_machine)
     result = ready_machine('quickstart.sh')
     assert result.returncode == 0, result.stderr
     data = ready_machine.root / '.drawn' / 'cifar10'
-    assert 'trained --data_path=%s --train_epochs=3\n' % data in result.stdout
+    assert 'trained --data_path=%s %s --train_epochs=3\n' % (data, CSPNET_SAMPLE) in result.stdout
     assert (data / 'cifar-10-batches-py' / 'test_batch').exists()
     assert "table of ['--table', '%s" % (ready_machine.root / 'CSPNet_ID0840_for_TensorFlow') in result.stdout
     again = ready_machine('quickstart.sh', '--model=cspnet', '--', '--epochs=1', '--batch_size=32')
-    assert 'trained --data_path=%s --epochs=1 --batch_size=32\n' % data in again.stdout
+    assert 'trained --data_path=%s %s --epochs=1 --batch_size=32\n' % (data, CSPNET_SAMPLE) in again.stdout
 
 
 SSD_SAMPLE = ('--precision_mode=allow_mix_precision --log_every=25 --eval_every=0 --batch_size=4 --norm=batch '
@@ -342,7 +345,7 @@ def test_what_quickstart_adds_is_known_to_the_models():
     with open(os.path.join(ROOT, 'quickstart.sh')) as file:
         text = file.read()
     added = re.findall(r'folder=(\S+)[^;]*?sample=\((.*?)\)', text, re.S)
-    assert [folder.split('_')[0] for folder, _ in added] == ['ShufflenetV2', 'SSD-VGG']
+    assert [folder.split('_')[0] for folder, _ in added] == ['CSPNet', 'ShufflenetV2', 'SSD-VGG']
     for folder, words in added:
         words = words.split()
         code = 'import train; print(train.parse_args(%r).epochs)' % (words + ['--train_epochs=7'])
