@@ -52,9 +52,8 @@ def parse_args(argv=None):
     group.add_argument("--alpha", type=flags.number(above=0), default=0.25, help="lambda ~ Beta(alpha, alpha)")
     group.add_argument("--cutmix_probability", type=flags.number(at_least=0), default=1.0,
                        help="share of the images that get a box")
-    group.add_argument("--clean_epochs", type=flags.number(at_least=0), default=0.0, metavar="EPOCHS", help=(
-        "the last epochs of the run, in which none gets one (He et al. 2019, arXiv:1909.09148: to end on images as "
-        "they are)"))
+    group.add_argument("--clean_share", type=flags.number(at_least=0, below=1), default=0.0, metavar="FRACTION", help=(
+        "this share of the run, its end, mixes none (He et al. 2019, arXiv:1909.09148: to end on images as they are)"))
     parser.add_bool(group, "--crop_and_flip", False, help="random crop and mirror, before CutMix")
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="sgd: Nesterov momentum 0.9")
     group.add_argument("--learning_rate", type=flags.number(above=0), default=1e-3, help="rate after warm-up")
@@ -222,8 +221,8 @@ def train(parsed):
         run.begin(variables, save, evaluate, "top1", state=state, peak_rate=parsed.learning_rate, at_end=export,
                   model="CutMix", network=resnet.NAME, parameters=standard.count_params(), classes=classes, **transfer,
                   augment=parsed.augment, alpha=parsed.alpha, cutmix_probability=parsed.cutmix_probability,
-                  clean_epochs=parsed.clean_epochs, **recipe.describe(parsed))
-        mixed_steps = run.total_steps - round(parsed.clean_epochs * run.steps_per_epoch)
+                  clean_share=parsed.clean_share, **recipe.describe(parsed))
+        mixed_steps = round((1.0 - parsed.clean_share) * run.total_steps)
         batches = iter(input_pipeline.training_batches(data.train_images, data.train_labels, classes, parsed,
                                                        run.first_step, run.rank, run.ranks, mixed_steps))
         for step in run.steps():

@@ -5,4 +5,5 @@
 . "$(dirname "$0")/../../launcher/run.sh" || exit 1
 run_8p --case=acc train.py \
   --epochs=15 --batch_size=32 --optimizer=sgd --learning_rate=0.4 --schedule=cosine --warmup_steps=500 \
-  --weight_decay=5e-4 --alpha=1 --cutmix_probability=0.5 --crop_and_flip "$@"
+  --weight_decay=5e-4 --alpha=1 --cutmix_probability=0.5 --clean_share=0.65 \
+  --crop_and_flip --flip=alternating --crop=reflect "$@"
