@@ -156,3 +156,12 @@ def check_left(folder, case, steps, losses='train_%s_loss.txt'):
     with open(os.path.join(str(folder), losses % case)) as lines:
         assert len(lines.read().split()) == steps
     assert [name for name in os.listdir(os.path.join(str(folder), 'tb')) if 'tfevents' in name]
+
+
+def is_alive(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        with open('/proc/%d/stat' % pid) as stat:
+            return stat.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except OSError:
+        return False

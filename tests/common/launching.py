@@ -239,20 +239,12 @@ def wait_for(path, text, seconds=60):
     raise AssertionError('%s never appeared in %s' % (text, path))
 
 
-def is_alive(pid):
-    try:
-        with open('/proc/%d/stat' % pid) as stat:
-            return stat.read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except OSError:
-        return False
-
-
 def all_gone(pids, seconds):
     """Whether processes end within a time."""
     deadline = time.time() + seconds
-    while any(map(is_alive, pids)) and time.time() < deadline:
+    while any(map(programs.is_alive, pids)) and time.time() < deadline:
         time.sleep(0.05)
-    return not any(map(is_alive, pids))
+    return not any(map(programs.is_alive, pids))
 
 
 def pids_in(text):

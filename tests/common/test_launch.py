@@ -12,7 +12,7 @@ import time
 import programs
 import pytest
 from conftest import ROOT
-from launching import SCRIPT, Launching, all_gone, is_alive, pids_in, wait_for
+from launching import SCRIPT, Launching, all_gone, pids_in, wait_for
 
 from common import logparse
 from launcher import launch, processes
@@ -226,7 +226,7 @@ def test_a_failing_rank_stops_all_and_gives_its_exit_code(net):
         text = net.log(rank).read_text()
         assert 'rank %d of 3 device %d' % (rank, rank) in text
         assert ('saved' in text) == (rank < 2)  # SIGTERM, not SIGKILL, ends the others
-        assert not is_alive(pids_in(text)[0])
+        assert not programs.is_alive(pids_in(text)[0])
 
 
 def test_the_rank_that_failed_first_is_shown_not_those_that_lost_it(net):
@@ -282,7 +282,7 @@ def test_ctrl_c_reaches_the_training(net):
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and 'KeyboardInterrupt' in said  # 130, but 1 from Python 3.7
-    assert not is_alive(pid)
+    assert not programs.is_alive(pid)
 
 
 def test_the_third_request_is_not_refused(net):
@@ -305,7 +305,7 @@ def test_a_rank_that_was_asked_elsewhere_stops_the_run_on_request(net):
 def test_no_orphan_survives_the_launcher(net):
     process = net.start('--do=wait', ranks=2)
     pids = [pids_in(wait_for(net.log(rank), '[run]'))[0] for rank in range(2)]
-    assert all(is_alive(pid) for pid in pids)
+    assert all(programs.is_alive(pid) for pid in pids)
     process.kill()
     assert all_gone(pids, 20)
     assert all('saved' in net.log(rank).read_text() for rank in range(2))
@@ -318,7 +318,7 @@ def test_no_orphan_survives_even_if_it_hangs_and_has_children(net):
     os.kill(watcher, signal.SIGTERM)  # as a scheduler that asks everybody
     process.kill()
     time.sleep(0.5)
-    assert len(pids) == 4 and all(is_alive(pid) for pid in pids + [watcher])  # they have time to save
+    assert len(pids) == 4 and all(programs.is_alive(pid) for pid in pids + [watcher])  # they have time to save
     assert all_gone(pids + [watcher], 20)
 
 

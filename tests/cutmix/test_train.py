@@ -208,6 +208,18 @@ def test_averages_are_judged_and_used_and_come_back_after_a_stop(few_cifar10, tm
     assert {key: evaluated[key] for key in ('loss', 'top1', 'top1_tta')}.items() <= event(said, 'eval').items()
 
 
+def test_the_end_of_a_run_mixes_no_images(few_cifar10, tmp_path, here):
+    words = SHORT + ['--data_path=%s' % few_cifar10, '--learning_rate=1e-12', '--weight_decay=0',
+                     '--cutmix_probability=1']
+    losses = {}
+    for name, more in (('mixed', []), ('clean', ['--augment=none']), ('half', ['--clean_share=0.5'])):
+        code, said = here(train, '--output_path=%s' % (tmp_path / name), *(words + more))
+        losses[name] = [fields['loss'] for fields in events(said, 'train')]
+        assert code == 0, said
+    assert losses['half'] == losses['mixed'][:2] + losses['clean'][2:]
+    assert all(mixed != clean for mixed, clean in zip(losses['mixed'], losses['clean']))
+
+
 def test_a_share_of_the_training_images_can_be_what_is_judged_by(few_cifar10):
     data = train.load_data(train.parse_args(['--data_path=%s' % few_cifar10, '--hold_out=0.25']))
     assert len(data.train_labels) + len(data.test_labels) == 40 and 8 <= len(data.test_labels) <= 12

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
+from programs import is_alive
 
 FOLDER = os.path.join(ROOT, 'SSD-VGG_ID1619_for_TensorFlow')
 sys.path.insert(0, FOLDER)
@@ -140,14 +141,6 @@ if __name__ == '__main__':
 """
 
 
-def alive(pid):
-    try:
-        with open('/proc/%d/stat' % pid) as file:
-            return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize('ending', ['SIGKILL', 'SIGINT', 'SIGTERM', 'end'])
 def test_workers_end_with_the_training_process_and_say_nothing(tmp_path, ending):
     script = tmp_path / 'consumer.py'
@@ -163,10 +156,10 @@ def test_workers_end_with_the_training_process_and_say_nothing(tmp_path, ending)
         consumer.send_signal(getattr(signal, ending))
     errors = consumer.communicate(timeout=60)[1]
     for _ in range(100):
-        if not any(map(alive, workers)):
+        if not any(map(is_alive, workers)):
             break
         time.sleep(0.1)
-    assert not any(map(alive, workers))
+    assert not any(map(is_alive, workers))
     assert errors.count('Traceback') == (ending == 'SIGINT') and 'test_data_queue.py' not in errors
 
 
