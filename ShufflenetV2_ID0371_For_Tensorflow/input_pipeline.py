@@ -398,8 +398,7 @@ def training_data(tf, shards, first_step, last_step, batch_size, threads, colour
                       shorter_px=None if augment else shorter_px, side_px=side_px), label
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32)
-    data = tf.data.Dataset.range(first_step, last_step)
-    data = data.map(lambda step: tf.numpy_function(read, [step], types)).prefetch(2)
+    data = _map_numpy(tf, tf.data.Dataset.range(first_step, last_step), read, types).prefetch(2)
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
     data = data.map(decode_example, num_parallel_calls=threads or _cores())
     data = data.batch(batch_size, drop_remainder=True).prefetch(2)
@@ -413,13 +412,19 @@ def repeated_batch(tf, batch, first_step, last_step, rate_of):
 
 
 def _with_rates(tf, batches, first_step, last_step, rate_of):
-    def rate(step):
-        value = tf.numpy_function(lambda step: np.float32(rate_of(int(step))), [step], tf.float32)
-        value.set_shape([])
-        return value
+    rates = _map_numpy(tf, tf.data.Dataset.range(first_step, last_step), lambda step: np.float32(rate_of(int(step))),
+                       tf.float32)
+    return tf.data.Dataset.zip((batches, rates)).map(lambda batch, rate: batch + (tf.ensure_shape(rate, []),))
 
-    rates = tf.data.Dataset.range(first_step, last_step).map(rate)
-    return tf.data.Dataset.zip((batches, rates)).map(lambda batch, rate: batch + (rate,))
+
+def _map_numpy(tf, data, function, types):
+    """data.map(function), a function of NumPy values.
+
+    TensorFlow 2.6 places it on a device of its eager context, which a server of several ranks does not have, unless the
+    graph is entered as a context.
+    """
+    with tf.get_default_graph().as_default():
+        return data.map(lambda number: tf.numpy_function(function, [number], types))
 
 
 def _iterate(tf, data):
@@ -438,8 +443,7 @@ def eval_data(tf, shards, batch_size, threads, rank=0, ranks=1, shorter_px=None)
         return tuple(batch) + (counted,)
 
     types = (tf.string, tf.int32, tf.int32, tf.bool, tf.float32, tf.float32)
-    data = tf.data.Dataset.range(rank, eval_batches(shards, batch_size), ranks)
-    data = data.map(lambda number: tf.numpy_function(read, [number], types)).prefetch(2)
+    data = _map_numpy(tf, tf.data.Dataset.range(rank, eval_batches(shards, batch_size), ranks), read, types).prefetch(2)
     data = data.flat_map(lambda *batch: tf.data.Dataset.from_tensor_slices(_shaped(batch, batch_size)))
     data = data.map(lambda image, label, window, mirrored, _, counted:
                     (decode(tf, image, window, mirrored, None, shorter_px is not None, shorter_px), label, counted),

@@ -58,6 +58,9 @@ class Collective(Local):
             self._in_replica, self._all_reduce = strategy.experimental_run_v2, functools.partial(_all_reduce, tf)
         if not self.eager:
             self._config = strategy.update_config_proto(self.session_config())
+            if tf.__version__.startswith("1."):
+                # The strategy asks for scoped allocators, which a server's devices lack there. OFF would count as ON.
+                self._config.graph_options.rewrite_options.ClearField("scoped_allocator_optimization")
             self._server = tf.distribute.Server({"worker": workers}, job_name="worker", task_index=self.rank,
                                                 protocol="grpc", config=self._config)
 

@@ -36,7 +36,7 @@ def drawn(tmp_path_factory):
             SSD: folder / 'voc'}
 
 
-@pytest.mark.parametrize('folder', SCRIPTS)
+@pytest.mark.parametrize('folder', [CSPNET, CUTMIX, pytest.param(SHUFFLENET, marks=pytest.mark.smoke), SSD])
 def test_the_script_trains_two_ranks_whose_evaluation_is_that_of_one(folder, drawn, new_run, tmp_path):
     run, (words, evaluation) = new_run(), SCRIPTS[folder]
     data, renames = '--data_path=%s' % drawn[folder], tmp_path / 'renames'
