@@ -26,7 +26,7 @@ RUNS = {
     'cutmix': ('top1', 'cutmix_ID2502_for_TensorFlow2.X', '--epochs=1'),
     'shufflenet': ('top1', 'ShufflenetV2_ID0371_For_Tensorflow',
                    '--prepare --num_classes=10 --batch_size=32 --max_epochs=20 --lr=0.05 --decay=cosine '
-                   '--weight_decay=5e-4 --min_crop_area=0.2 --colour_jitter=0.4 --eval_every=0'),
+                   '--weight_decay=5e-4 --train_px=160 --min_crop_area=0.2 --colour_jitter=0.4 --eval_every=0'),
     'ssd': ('map', 'SSD-VGG_ID1619_for_TensorFlow',
             '--precision_mode=allow_mix_precision --eval_every=0 --batch_size=4 --norm=batch --freeze=2 --no_augment '
             '--optimizer=adam --lr_values=0.0005 --lr_boundaries= --schedule=cosine --warmup_steps=30 --epochs=3'),
