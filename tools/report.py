@@ -186,6 +186,7 @@ def _draw_curve(axes, runs, key, unit):
             typical.append(statistics.median(drawn))
     axes.set_title(_TITLES[key])
     axes.set_xlabel(unit)
+    axes.locator_params(axis="x", nbins=6)  # more steps of five digits run into each other
     axes.grid(alpha=0.3)
     if typical and max(typical) > _LOG_RATIO * min(typical) and key not in _ACCURACIES:
         axes.set_yscale("log")
