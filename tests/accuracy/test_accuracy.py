@@ -34,8 +34,12 @@ RUNS = {
 
 
 def band(figures):
-    """(lowest, highest) that a run may end with: four standard deviations of three or more seeds, at least 0.01."""
-    margin = max(4 * statistics.stdev(figures), 0.01)
+    """(lowest, highest) that a run may end with.
+
+    Three standard deviations, at least 0.01, beyond the worst and the best of three or more seeds: four would leave
+    SSD no upper bound.
+    """
+    margin = max(3 * statistics.stdev(figures), 0.01)
     return min(figures) - margin, max(figures) + margin
 
 
@@ -99,5 +103,5 @@ def test_bands_are_measured_ones():
     for known in bands.values():
         assert not known['figures'] or len(known['figures']) >= 3 and known['commit'] and known['device']
     lowest, highest = band([0.50, 0.52, 0.51])
-    assert (lowest, highest) == (pytest.approx(0.46), pytest.approx(0.56))
+    assert (lowest, highest) == (pytest.approx(0.47), pytest.approx(0.55))
     assert band([0.5, 0.5, 0.5]) == (pytest.approx(0.49), pytest.approx(0.51))
